@@ -1,0 +1,57 @@
+"""What stores may ask of a database, whichever it is."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from kilonova.core.db.statements import Prepared
+
+T = TypeVar("T")
+Parameters = Mapping[str, Any]
+Row = tuple[Any, ...]
+NONE: Parameters = {}
+
+
+class Duplicate(Exception):
+    """A unique constraint refused a row. `what` names the columns as the database tells them, e.g. ports.mac_address."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+
+class Lost(Exception):
+    """The database cannot be reached, or refused a commit: nothing of the transaction is kept."""
+
+
+class Reader(Protocol):
+    """A transaction, or the database itself for committed reads."""
+
+    async def all(self, statement: "Prepared | Any", parameters: Parameters = NONE) -> list[Row]: ...
+
+    async def one(self, statement: "Prepared | Any", parameters: Parameters = NONE) -> Row | None: ...
+
+
+class Transaction(Reader, Protocol):
+    async def run(self, statement: "Prepared | Any", parameters: Parameters = NONE) -> int:
+        """Rows matched. Raises Duplicate."""
+        ...
+
+    async def many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None: ...
+
+
+class Database(Reader, Protocol):
+    dialect: Any
+
+    async def transact(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run `body` as one transaction; return its result when it is durable. `body` may be run again after a deadlock."""
+        ...
+
+    async def create(self, metadata: Any) -> None:
+        """Make the tables that are missing (a new database; an old one is migrated)."""
+        ...
+
+    def now_us(self) -> int:
+        """The clock that leases are measured by."""
+        ...
+
+    async def stop(self) -> None: ...

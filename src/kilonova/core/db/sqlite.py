@@ -1,0 +1,227 @@
+"""SQLite: WAL, synchronous=FULL, and group commit on the event loop.
+
+Statements run on the loop's thread, since a writer thread starves beside a busy loop (docs/internals/database.md). Each transaction is a
+savepoint in a group of at most `MAX_GROUP`; the group's COMMIT runs when the loop has nothing else ready, then all its members' futures
+are set. A failed COMMIT fails every member. Reads outside a transaction use a second connection, which sees committed data only.
+"""
+
+import asyncio
+import collections
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy.dialects import sqlite as sqlite_dialect
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from kilonova.core.db.facade import NONE, Duplicate, Lost, Parameters, Row, Transaction
+from kilonova.core.db.statements import Compiled, Prepared
+from kilonova.core.runtime import Runtime
+
+T = TypeVar("T")
+MAX_GROUP = 64
+
+
+class _Connection:
+    """all/one/run/many on one connection."""
+
+    __slots__ = ("_compile", "_connection")
+
+    def __init__(self, connection: sqlite3.Connection, compile: Callable[[Any], Compiled]) -> None:
+        self._connection = connection
+        self._compile = compile
+
+    def _execute(self, statement: Any, parameters: Parameters) -> tuple[sqlite3.Cursor, Compiled]:
+        compiled = self._compile(statement)
+        sql, arguments = compiled.arguments(parameters)
+        try:
+            return self._connection.execute(sql, arguments), compiled
+        except sqlite3.IntegrityError as error:
+            raise _integrity(error) from None
+
+    async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
+        cursor, compiled = self._execute(statement, parameters)
+        rows = cursor.fetchall()
+        return [compiled.converted(row) for row in rows] if compiled.results else rows
+
+    async def one(self, statement: Any, parameters: Parameters = NONE) -> Row | None:
+        cursor, compiled = self._execute(statement, parameters)
+        row = cursor.fetchone()
+        if row is None:
+            return None
+        cursor.close()
+        return compiled.converted(row) if compiled.results else tuple(row)
+
+    async def run(self, statement: Any, parameters: Parameters = NONE) -> int:
+        cursor, _ = self._execute(statement, parameters)
+        return cursor.rowcount
+
+    async def many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None:
+        if not parameters:
+            return
+        compiled = self._compile(statement)
+        rows = [compiled.arguments(p)[1] for p in parameters]
+        try:
+            self._connection.executemany(compiled.sql, rows)
+        except sqlite3.IntegrityError as error:
+            raise _integrity(error) from None
+
+
+def _integrity(error: sqlite3.IntegrityError) -> Exception:
+    text = str(error)
+    if text.startswith(("UNIQUE constraint failed: ", "PRIMARY KEY")):
+        return Duplicate(text.partition(": ")[2])
+    return error
+
+
+class SQLite:
+    """One file (or ":memory:", one connection for all) of one process."""
+
+    def __init__(self, path: str, runtime: Runtime, *, synchronous: str = "FULL") -> None:
+        self.dialect = sqlite_dialect.dialect(paramstyle="qmark")
+        self.path = path
+        self.runtime = runtime
+        self._writer_connection = self._open(synchronous)
+        self._reader_connection = self._writer_connection if path == ":memory:" else self._open(synchronous)
+        self._writer = _Connection(self._writer_connection, self._compile)
+        self._reader = _Connection(self._reader_connection, self._compile)
+        self._group: list[asyncio.Future[None]] = []
+        self._open_group = False
+        self._busy: asyncio.Task[Any] | None = None
+        self._reserved = False
+        self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._scheduled = False
+        self._closed = False
+
+    def _open(self, synchronous: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=5)
+        for pragma in (
+            "journal_mode=WAL",
+            f"synchronous={synchronous}",
+            "foreign_keys=ON",
+            "busy_timeout=5000",
+            "cache_size=-8000",
+            "wal_autocheckpoint=4000",
+            "temp_store=MEMORY",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    def _compile(self, statement: Any) -> Compiled:
+        if isinstance(statement, Prepared):
+            return statement.on(self.dialect)
+        return Compiled(statement, self.dialect)
+
+    def now_us(self) -> int:
+        return self.runtime.now_us()
+
+    async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
+        return await self._reader.all(statement, parameters)
+
+    async def one(self, statement: Any, parameters: Parameters = NONE) -> Row | None:
+        return await self._reader.one(statement, parameters)
+
+    async def transact(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
+        await self._enter()
+        execute = self._writer_connection.execute
+        try:
+            if not self._open_group:
+                execute("BEGIN IMMEDIATE")
+                self._open_group = True
+            execute("SAVEPOINT s")
+            try:
+                result = await body(self._writer)
+            except BaseException:
+                execute("ROLLBACK TO s")
+                execute("RELEASE s")
+                raise
+            execute("RELEASE s")
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._group.append(done)
+        except sqlite3.OperationalError as error:
+            raise Lost(str(error)) from error
+        finally:
+            self._leave()
+        await done
+        return result
+
+    async def _enter(self) -> None:
+        if self._closed:
+            raise Lost("the database is closed")
+        task = asyncio.current_task()
+        if self._busy is not None or self._reserved:
+            if self._busy is task and task is not None:
+                raise RuntimeError("a transaction inside a transaction: a body may await nothing but its own statements")
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._reserved = False
+                    self._next()
+                raise
+            self._reserved = False
+        self._busy = task
+
+    def _leave(self) -> None:
+        self._busy = None
+        if self._open_group and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._commit)
+        if len(self._group) >= MAX_GROUP:
+            self._commit_now()
+        self._next()
+
+    def _next(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._reserved = True
+                turn.set_result(None)
+                return
+
+    def _commit(self) -> None:
+        self._scheduled = False
+        if self._busy is None:
+            self._commit_now()
+
+    def _commit_now(self) -> None:
+        if not self._open_group or self._closed:
+            return
+        group, self._group = self._group, []
+        self._open_group = False
+        try:
+            self.runtime.point("commit")
+            self._writer_connection.execute("COMMIT")
+            self.runtime.point("committed")
+        except sqlite3.Error as error:
+            if self._writer_connection.in_transaction:
+                self._writer_connection.execute("ROLLBACK")
+            for done in group:
+                if not done.done():
+                    done.set_exception(Lost(f"the commit failed: {error}"))
+            return
+        for done in group:
+            if not done.done():
+                done.set_result(None)
+
+    async def create(self, metadata: Any) -> None:
+        async def body(tx: Transaction) -> None:
+            have = {row[0] for row in self._writer_connection.execute("SELECT name FROM sqlite_master ORDER BY name")}
+            for table in metadata.sorted_tables:
+                if table.name not in have:
+                    self._writer_connection.execute(str(CreateTable(table).compile(dialect=self.dialect)))
+                    for index in sorted(table.indexes, key=lambda i: str(i.name)):
+                        self._writer_connection.execute(str(CreateIndex(index).compile(dialect=self.dialect)))
+
+        await self.transact(body)
+
+    async def stop(self) -> None:
+        if self._closed:
+            return
+        self._commit_now()
+        self._closed = True
+        self._writer_connection.close()
+        if self._reader_connection is not self._writer_connection:
+            self._reader_connection.close()

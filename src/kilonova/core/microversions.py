@@ -1,0 +1,64 @@
+"""Microversions: `OpenStack-API-Version: compute 2.N`. A service says its range in one table; the edge negotiates."""
+
+import re
+
+import msgspec
+
+from kilonova.core.errors import BadRequest, NotAcceptable
+from kilonova.core.http import Request, Version
+
+_FORM = re.compile(r"^([1-9]\d*)\.([1-9]\d*|0)$")
+
+
+class VersionNotFound(NotAcceptable):
+    code = "core.microversion"
+    title = "Version {version} is not supported by the API. Minimum is {minimum} and maximum is {maximum}."
+
+
+class Microversions(msgspec.Struct, frozen=True):
+    """`legacy_header` is the older name that some clients still send (X-OpenStack-Nova-API-Version)."""
+
+    service: str
+    minimum: Version
+    maximum: Version
+    legacy_header: str = ""
+
+    def negotiate(self, request: Request) -> Version:
+        """The version asked for; the minimum when none is. Raises BadRequest, VersionNotFound."""
+        wanted = None
+        text = request.header("openstack-api-version")
+        if text is not None:
+            for part in text.split(","):
+                words = part.split()
+                if words and words[0].lower() == self.service:
+                    wanted = words[1] if len(words) == 2 else ""
+        if wanted is None and self.legacy_header:
+            wanted = request.header(self.legacy_header)
+        if wanted is None:
+            return self.minimum
+        wanted = wanted.strip()
+        if wanted.lower() == "latest":
+            return self.maximum
+        form = _FORM.match(wanted)
+        if form is None:
+            raise BadRequest(f"API Version String {wanted[:50]} is of invalid format. Must be of format MajorNum.MinorNum.")
+        version = (int(form[1]), int(form[2]))
+        if not self.minimum <= version <= self.maximum:
+            raise VersionNotFound(version=wanted, minimum=show(self.minimum), maximum=show(self.maximum))
+        return version
+
+    def headers(self, version: Version) -> dict[str, str]:
+        out = {"openstack-api-version": f"{self.service} {show(version)}", "vary": "OpenStack-API-Version"}
+        if self.legacy_header:
+            out[self.legacy_header.lower()] = show(version)
+            out["vary"] += f", {self.legacy_header}"
+        return out
+
+
+def show(version: Version) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def parse(text: str) -> Version:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor)

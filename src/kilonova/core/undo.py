@@ -1,0 +1,41 @@
+"""Undo is a stack next to the step.
+
+    async with Undo(log) as undo:
+        claim = await placement.claim(...);  undo.push(placement.release, claim)
+        ...
+        undo.keep()
+
+An `Exception` on the way out runs the stack, last first; each step may fail without stopping the others. Cancellation does not:
+a process that shuts down leaves its verbs to `recover`.
+"""
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any
+
+from kilonova.core.log import Log
+
+
+class Undo:
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._steps: list[tuple[Callable[..., Awaitable[Any]], tuple[Any, ...]]] = []
+
+    def push(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+        self._steps.append((function, arguments))
+
+    def keep(self) -> None:
+        self._steps.clear()
+
+    async def __aenter__(self) -> "Undo":
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        while self._steps:
+            function, arguments = self._steps.pop()
+            try:
+                await function(*arguments)
+            except Exception as problem:
+                self._log.warning("undo step failed", step=getattr(function, "__qualname__", str(function)), error=problem)

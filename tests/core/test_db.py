@@ -1,0 +1,184 @@
+"""The facade over SQLite: conversions, group commit, isolation, errors."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from kilonova.core.db import Duplicate, Json, Lost, SQLite, Transaction, inserted, prepared
+from kilonova.core.runtime import Runtime
+
+
+class Tag(msgspec.Struct, frozen=True):
+    name: str
+
+
+metadata = sa.MetaData()
+things = sa.Table(
+    "things",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(255), unique=True),
+    sa.Column("on", sa.Boolean),
+    sa.Column("tags", Json(tuple[Tag, ...])),
+    sa.Column("size", sa.BigInteger),
+)
+INSERT = inserted(things)
+GET = prepared(sa.select(things).where(things.c.id == sa.bindparam("id")))
+ANY = prepared(sa.select(things.c.id).where(things.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(things.c.id))
+GROW = prepared(
+    sa.update(things)
+    .where(things.c.id == sa.bindparam("key"), things.c.size + sa.bindparam("by") <= 10)
+    .values(size=things.c.size + sa.bindparam("by"))
+)
+
+
+def row(i: int, **changes: Any) -> dict[str, Any]:
+    return {"id": f"t{i}", "name": f"n{i}", "on": True, "tags": (Tag("a"),), "size": i, **changes}
+
+
+async def opened(path: Path) -> SQLite:
+    db = SQLite(str(path / "t.db"), Runtime())
+    await db.create(metadata)
+    return db
+
+
+def test_values_are_converted_both_ways(tmp_path: Path) -> None:
+    async def main() -> None:
+        db = await opened(tmp_path)
+        await db.transact(lambda tx: tx.run(INSERT, row(1)))
+        assert await db.one(GET, {"id": "t1"}) == ("t1", "n1", True, (Tag("a"),), 1)
+        assert await db.one(GET, {"id": "t2"}) is None
+        await db.transact(lambda tx: tx.many(INSERT, [row(2), row(3, tags=None)]))
+        assert await db.all(ANY, {"ids": ["t3", "t1", "zz"]}) == [("t1",), ("t3",)]
+        assert await db.all(ANY, {"ids": ["t2"]}) == [("t2",)]
+        assert await db.all(sa.select(things.c.id).where(things.c.on.is_(True), things.c.size > 1).order_by(things.c.id)) == [
+            ("t2",),
+            ("t3",),
+        ]
+        await db.stop()
+
+    asyncio.run(main())
+
+
+def test_a_conditional_update_counts_its_rows(tmp_path: Path) -> None:
+    async def main() -> None:
+        db = await opened(tmp_path)
+        await db.transact(lambda tx: tx.run(INSERT, row(8)))
+        assert await db.transact(lambda tx: tx.run(GROW, {"key": "t8", "by": 2})) == 1
+        assert await db.transact(lambda tx: tx.run(GROW, {"key": "t8", "by": 1})) == 0
+        await db.stop()
+
+    asyncio.run(main())
+
+
+def test_a_group_keeps_the_good_and_drops_the_bad(tmp_path: Path) -> None:
+    async def main() -> None:
+        db = await opened(tmp_path)
+        commits: list[str] = []
+        db.runtime.point = commits.append  # type: ignore[method-assign]
+
+        async def one(i: int) -> None:
+            async def body(tx: Transaction) -> None:
+                await tx.run(INSERT, row(i))
+                if i % 10 == 0:
+                    await tx.run(INSERT, row(i + 1000, name=f"n{i}"))
+
+            if i % 10 == 0:
+                with pytest.raises(Duplicate, match=r"things\.name"):
+                    await db.transact(body)
+            else:
+                await db.transact(body)
+
+        await asyncio.gather(*(one(i) for i in range(1, 200)))
+        assert len(await db.all(prepared(sa.select(things.c.id).order_by(things.c.id)))) == 180
+        assert commits.count("commit") < 40, "transactions must share commits"
+        await db.stop()
+
+    asyncio.run(main())
+
+
+def test_reads_outside_see_only_what_is_committed(tmp_path: Path) -> None:
+    async def main() -> None:
+        db = await opened(tmp_path)
+        seen: list[Any] = []
+
+        async def body(tx: Transaction) -> None:
+            await tx.run(INSERT, row(1))
+            seen.append((await tx.one(GET, {"id": "t1"}) is not None, await db.one(GET, {"id": "t1"}) is not None))
+
+        await db.transact(body)
+        assert seen == [(True, False)]
+        assert await db.one(GET, {"id": "t1"}) is not None
+        await db.stop()
+
+    asyncio.run(main())
+
+
+def test_a_body_that_waits_keeps_others_out_and_nesting_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        db = await opened(tmp_path)
+        gate = asyncio.Event()
+
+        async def slow(tx: Transaction) -> None:
+            await tx.run(INSERT, row(1))
+            await gate.wait()
+            raise ValueError("no")
+
+        async def nested(tx: Transaction) -> None:
+            await db.transact(lambda inner: inner.run(INSERT, row(5)))
+
+        first = asyncio.ensure_future(db.transact(slow))
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(db.transact(lambda tx: tx.run(INSERT, row(2))))
+        third = asyncio.ensure_future(db.transact(lambda tx: tx.run(INSERT, row(3))))
+        await asyncio.sleep(0.01)
+        assert not second.done()
+        second.cancel()
+        gate.set()
+        with pytest.raises(ValueError, match="no"):
+            await first
+        await third
+        assert await db.one(GET, {"id": "t1"}) is None
+        with pytest.raises(RuntimeError, match="inside a transaction"):
+            await db.transact(nested)
+        await db.transact(lambda tx: tx.run(INSERT, row(6)))
+        await db.stop()
+        with pytest.raises(Lost):
+            await db.transact(lambda tx: tx.run(INSERT, row(7)))
+
+    asyncio.run(main())
+
+
+def test_what_was_answered_is_on_disk(tmp_path: Path) -> None:
+    async def main() -> None:
+        db = await opened(tmp_path)
+        await db.transact(lambda tx: tx.run(INSERT, row(1)))
+        other = sqlite3.connect(tmp_path / "t.db")
+        assert other.execute("SELECT count(*) FROM things").fetchone() == (1,)
+        other.close()
+        await db.stop()
+
+    asyncio.run(main())
+
+
+def test_a_failed_commit_fails_every_member(tmp_path: Path) -> None:
+    async def main() -> None:
+        db = await opened(tmp_path)
+
+        def broken(name: str) -> None:
+            if name == "commit":
+                raise sqlite3.OperationalError("disk full")
+
+        db.runtime.point = broken  # type: ignore[method-assign]
+        results = await asyncio.gather(*(db.transact(lambda tx, i=i: tx.run(INSERT, row(i))) for i in range(3)), return_exceptions=True)  # type: ignore[misc]
+        assert [type(r) for r in results] == [Lost] * 3
+        db.runtime.point = lambda name: None  # type: ignore[method-assign]
+        assert await db.all(prepared(sa.select(things.c.id).order_by(things.c.id))) == []
+        await db.stop()
+
+    asyncio.run(main())
