@@ -1,0 +1,64 @@
+# Every target sets up what it needs first; `make help` lists them.
+SHELL := /bin/bash
+SETUP := /usr/bin/python3 tools/setup.py
+PYTHON := .venv/bin/python
+PYTEST_ARGS ?=
+UP_ARGS ?=
+SEED ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup client-venv tempest-venv demo up test check format fresh conformance guest-smoke bench sim probe test-databases clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
+
+setup: ## Debian packages, .venv, guest image; nothing to do takes well under a second
+	@$(SETUP)
+
+client-venv: ## .venv-clients with the openstack command and SDK
+	@$(SETUP) packages clients
+
+tempest-venv: ## .venv-tempest with OpenStack's own test suite
+	@$(SETUP) packages tempest
+
+demo: ## the main job, step by step: a cloud, a real VM, SSH into it, everything removed again
+	@$(SETUP) packages venv guest clients
+	@$(PYTHON) tools/demo.py
+
+up: setup ## a cloud in the foreground (UP_ARGS="--driver fake" and so on)
+	@.venv/bin/kilonova up $(UP_ARGS)
+
+test: ## the whole test suite (PYTEST_ARGS="-k word" narrows it)
+	@$(SETUP) packages venv guest clients
+	@$(PYTHON) -m pytest -v -n 2 $(PYTEST_ARGS)
+
+check: setup ## ruff, mypy --strict, import directions, tidy
+	@.venv/bin/ruff check --quiet . guest/build-guest-image guest/smoke-guest-image conformance/run-tempest conformance/run && echo "ruff: fine"
+	@.venv/bin/mypy && .venv/bin/mypy tools conformance
+	@if [ -e tests/test_tidy.py ]; then $(PYTHON) -m pytest tests/test_tidy.py; else echo "tests/test_tidy.py is not there yet"; exit 1; fi
+
+fresh: ## make demo and make test on a clean checkout of HEAD in a throw-away bare Debian
+	@conformance/bare-root make demo
+	@conformance/bare-root make test
+
+conformance: ## OpenStack's own tests against a cloud of its own (SUITE="identity image compute network", or a regex)
+	@$(SETUP) packages venv guest tempest
+	@$(PYTHON) conformance/run $(SUITE)
+
+guest-smoke: setup ## boot the guest image under bare QEMU and try everything in it
+	@guest/smoke-guest-image .setup/cirros.qcow2
+
+bench: setup ## the benchmarks of bench/, JSON to bench/out/, a table to the terminal
+	@if [ -e bench/run.py ]; then $(PYTHON) bench/run.py $(BENCH_ARGS); else echo "make bench: there is no bench/run.py yet"; exit 1; fi
+
+sim: setup ## the whole cloud on a virtual clock with seeded faults (SEED=n)
+	@if [ -d tests/sim ]; then KILONOVA_SEED=$(SEED) $(PYTHON) -m pytest -v tests/sim $(PYTEST_ARGS); else echo "make sim: there is no tests/sim yet"; exit 1; fi
+
+probe: setup ## real processes, killed at random moments
+	@if [ -d tests/probe ]; then $(PYTHON) -m pytest -v tests/probe $(PYTEST_ARGS); else echo "make probe: there is no tests/probe yet"; exit 1; fi
+
+test-databases: ## the suite on every database
+	@echo "make test-databases: PostgreSQL and MariaDB are not supported yet; the suite runs on SQLite (make test)"; exit 1
+
+clean: ## remove what was made here: environments, stamps, caches (Debian packages stay)
+	rm -rf .venv .venv-clients .venv-tempest .setup .mypy_cache .ruff_cache .hypothesis build dist
