@@ -22,7 +22,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +36,7 @@ OPENSTACK = os.environ.get("OPENSTACK_BIN", str(TOP / ".venv-clients" / "bin" / 
 IMAGE = Path(os.environ.get("KILONOVA_DEMO_IMAGE", str(TOP / ".setup" / "cirros.qcow2")))
 BOOT_TIMEOUT_S = 180  # a guest without KVM on a busy machine
 POLL_S = 0.5
+PATIENCE_S = float(os.environ.get("KILONOVA_DEMO_PATIENCE_S", "10"))  # for what is torn down to be gone
 ADMIN, DEMO = "kilonova", "kilonova-demo"  # clouds in clouds.yaml
 RUN_MARK = "KILONOVA_DEMO_RUN"  # in the environment of all that we start, so that leftovers can be recognised
 
@@ -73,10 +76,10 @@ class Terminal:
         self.line(self.style("1;36", f" {number} ") + " " + self.style("1", text))
 
     def command(self, text: str) -> None:
-        """The command, before it runs; `took` completes the line."""
-        shown = text if len(text) <= self.width - 16 else text[: self.width - 17] + "…"
-        print("    " + self.style("2", "$ ") + shown, end="", flush=True)
-        self.column = 6 + len(shown)
+        """The command, before it runs, on as many lines as it needs; `took` completes the last."""
+        lines = textwrap.wrap(text, self.width - 16, break_long_words=False, break_on_hyphens=False)
+        print("    " + self.style("2", "$ ") + " \\\n        ".join(lines), end="", flush=True)
+        self.column = (6 if len(lines) == 1 else 8) + len(lines[-1])
 
     def took(self, seconds: float) -> None:
         self.line(" " * max(1, self.width - self.column - 8) + self.style("2", f"{seconds:6.1f} s"))
@@ -159,9 +162,9 @@ def machine_snapshot(mark: str, state: str) -> Snapshot:
         "routes": listing("ip", "route", "show", "table", "all"),
         "namespaces": network_namespaces(),
         "nftables": listing("nft", "--stateless", "list", "ruleset"),
-        "processes": our_processes(mark, state),
     }
-    return {name: [line for line in lines if not ignored.search(line)] for name, lines in taken.items()}
+    kept = {name: [line for line in lines if not ignored.search(line)] for name, lines in taken.items()}
+    return {**kept, "processes": our_processes(mark, state)}
 
 
 def cloud_snapshot(state: Path, before: Snapshot, allocations: list[str]) -> Snapshot:
@@ -182,8 +185,8 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
     found = []
     for name, old in before.items():
         new = after.get(name, [])
-        found += [f"{name}: left behind: {line}" for line in new if line not in old]
-        found += [f"{name}: gone: {line}" for line in old if line not in new]
+        found += [f"{name}: left behind: {line}" for line in (Counter(new) - Counter(old)).elements()]
+        found += [f"{name}: gone: {line}" for line in (Counter(old) - Counter(new)).elements()]
     return found
 
 
@@ -457,10 +460,10 @@ class Demo:
             self.state = None
 
     def compare(self, what: str, before: Snapshot, look: Callable[[], Snapshot]) -> None:
-        """Equal at once, or within ten seconds: what is being torn down may need a moment."""
+        """Equal at once, or soon after: what is being torn down may need a moment."""
         started = time.monotonic()
         while found := differences(before, look()):
-            if time.monotonic() - started > 10:
+            if time.monotonic() - started > PATIENCE_S:
                 for line in found:
                     self.terminal.problem(line)
                 raise DemoError(f"the {what} is not as it was before ({len(found)} differences)")
