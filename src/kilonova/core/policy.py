@@ -128,6 +128,9 @@ def _credential(kind: str) -> Callable[[Context], Any] | None:
         "system": lambda c: c.system_scope,
         "is_admin": lambda c: c.is_admin,
         "is_admin_project": lambda c: True,
+        "token.domain.id": lambda c: c.domain_id,
+        "token.project.domain.id": lambda c: c.project_domain_id,
+        "token.user.domain.id": lambda c: c.user_domain_id,
     }
     return names.get(kind)
 
@@ -156,8 +159,12 @@ def _generic(kind: str, match: str) -> Check:
         if read is None:
             return lambda ctx, target: False
 
+        if "%(" not in match:
+            return lambda ctx, target: str(read(ctx)) == match
+
         def check(ctx: Context, target: Target) -> bool:
             value = read(ctx)
+            # A caller without a project and a target without one are not of the same project.
             return value is not None and str(value) == right(target)
 
         return check

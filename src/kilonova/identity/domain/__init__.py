@@ -1,0 +1,1 @@
+"""Identity's short verbs: tokens, effective roles, passwords, catalog, start-up data."""
