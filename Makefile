@@ -5,6 +5,7 @@ PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 UP_ARGS ?=
 SEED ?= 1
+SCRIPTS := guest/build-guest-image guest/smoke-guest-image conformance/run-tempest conformance/run-suites
 
 .DEFAULT_GOAL := help
 .PHONY: help setup client-venv tempest-venv demo up test check format fresh conformance guest-smoke bench sim probe test-databases clean
@@ -33,8 +34,8 @@ test: ## the whole test suite (PYTEST_ARGS="-k word" narrows it)
 	@$(PYTHON) -m pytest -v -n 2 $(PYTEST_ARGS)
 
 check: setup ## ruff, mypy --strict, import directions, tidy
-	@.venv/bin/ruff check --quiet . guest/build-guest-image guest/smoke-guest-image conformance/run-tempest conformance/run && echo "ruff: fine"
-	@.venv/bin/mypy && .venv/bin/mypy tools conformance
+	@.venv/bin/ruff check --quiet . $(SCRIPTS) && echo "ruff: fine"
+	@.venv/bin/mypy && .venv/bin/mypy tools && for s in $(SCRIPTS); do .venv/bin/mypy --scripts-are-modules $$s || exit 1; done
 	@if [ -e tests/test_tidy.py ]; then $(PYTHON) -m pytest tests/test_tidy.py; else echo "tests/test_tidy.py is not there yet"; exit 1; fi
 
 fresh: ## make demo and make test on a clean checkout of HEAD in a throw-away bare Debian
@@ -43,7 +44,7 @@ fresh: ## make demo and make test on a clean checkout of HEAD in a throw-away ba
 
 conformance: ## OpenStack's own tests against a cloud of its own (SUITE="identity image compute network", or a regex)
 	@$(SETUP) packages venv guest tempest
-	@$(PYTHON) conformance/run $(SUITE)
+	@$(PYTHON) conformance/run-suites $(SUITE)
 
 guest-smoke: setup ## boot the guest image under bare QEMU and try everything in it
 	@guest/smoke-guest-image .setup/cirros.qcow2

@@ -52,6 +52,7 @@ PACKAGES = {
     "dosfstools": "guest image: boot partition",
     "mtools": "guest image: files on it",
     "syslinux": "guest image: boot loader",
+    "openssl": "guest image: password hash",
 }
 
 
@@ -258,7 +259,7 @@ def set_up_pinned_venv(step: str, folder: str, pins: str) -> None:
 
 def set_up_guest() -> None:
     """The tiny guest in the cache folder, by a hash of what it is made from, and a link .setup/cirros.qcow2 to it."""
-    key = fingerprint(TOP / "guest" / "build-guest-image", TOP / "guest" / "rootfs")
+    key = fingerprint(*(TOP / "guest" / name for name in ("build-guest-image", "initrd-init", "rootfs")))
     image = CACHE / "guest" / key / "cirros.qcow2"
     if not image.exists():
         started = time.monotonic()
