@@ -8,7 +8,7 @@ SEED ?= 1
 SCRIPTS := guest/build-guest-image guest/smoke-guest-image conformance/run-tempest conformance/run-suites
 
 .DEFAULT_GOAL := help
-.PHONY: help setup client-venv tempest-venv demo up test check format fresh conformance guest-smoke bench sim probe test-databases clean
+.PHONY: help setup client-venv tempest-venv demo up test check fresh conformance guest-smoke bench sim probe test-databases clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
