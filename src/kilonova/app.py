@@ -1,6 +1,7 @@
 """The composition root: the one module that knows every service and wires them. Nothing imports it but `cli` and `testing`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to run and where: dev mode and production fill the same one."""
 
     state: str
+    cloud_id: str = "local"
+    """Short and unique on this machine: names of namespaces and the like begin with it."""
     host: str = "127.0.0.1"
     public_host: str = ""
     port_offset: int = 0
@@ -65,10 +68,20 @@ class Cloud:
         self.bus = InProcessBus(runtime, self.log.child("bus"))
         self.tasks = Tasks(runtime, self.log)
         self.edges: dict[str, Edge] = {}
+        self.took_s: dict[str, float] = {}
+        """Seconds that making and starting each service took so far."""
         self.identity = IdentityService(
             db=self.db, runtime=runtime, log=self.log.child("identity"), settings=self.settings(identity_config.OPTIONS)
         )
         self._identity_edge()
+
+    @contextmanager
+    def timed(self, service: str) -> Iterator[None]:
+        started = self.runtime.monotonic()
+        try:
+            yield
+        finally:
+            self.took_s[service] = self.took_s.get(service, 0.0) + self.runtime.monotonic() - started
 
     def settings(self, options: config_module.Options) -> dict[str, Settings]:
         return {group: config_module.settings(self.conf, options, group) for group in options}
@@ -93,8 +106,12 @@ class Cloud:
         """passwords: of the users that a new cloud gets (admin, demo). Later starts leave users alone."""
         await self.db.create(self.identity.metadata)
         entries = [ServiceEntry(*CATALOG[name][:3], self.plan.url(name) + CATALOG[name][3]) for name in self.edges if name in CATALOG]
-        await self.identity.bootstrap(passwords_by_user=passwords, entries=entries, region=self.plan.region)
-        await self.identity.start()
+        with self.timed("identity"):
+            await self.identity.bootstrap(passwords_by_user=passwords, entries=entries, region=self.plan.region)
+            await self.identity.start()
+
+    async def destroy(self) -> None:
+        """Remove the guests and the dataplane of this host; called before `stop` when the cloud is to be forgotten."""
 
     async def stop(self) -> None:
         await self.identity.stop()
