@@ -5,6 +5,7 @@ PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 UP_ARGS ?=
 SEED ?= 1
+export SUITE
 SCRIPTS := guest/build-guest-image guest/smoke-guest-image conformance/run-tempest conformance/run-suites
 
 .DEFAULT_GOAL := help
@@ -44,7 +45,7 @@ fresh: ## make demo and make test on a clean checkout of HEAD in a throw-away ba
 
 conformance: ## OpenStack's own tests against a cloud of its own (SUITE="identity image compute network", or a regex)
 	@$(SETUP) packages venv guest tempest
-	@$(PYTHON) conformance/run-suites $(SUITE)
+	@$(PYTHON) conformance/run-suites
 
 guest-smoke: setup ## boot the guest image under bare QEMU and try everything in it
 	@guest/smoke-guest-image .setup/cirros.qcow2
