@@ -1,0 +1,206 @@
+"""What runs on a hypervisor: commands in, a driver's verbs out, facts up. An agent never opens the database.
+
+Commands for one server are carried out one after the other; one that carries a lower (generation, epoch) than the agent has seen for the
+server is refused: it comes from a runner that was overtaken.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from kilonova.compute import rpc
+from kilonova.compute.drivers import Driver, DriverError, GuestEvent, GuestSpec, ImageSpec, NicSpec
+from kilonova.core.bus import Bus
+from kilonova.core.errors import Conflict, Error
+from kilonova.core.log import Log
+from kilonova.core.runtime import Runtime
+from kilonova.core.tasks import Tasks
+
+FACTS = "compute.facts"
+Fetch = Callable[[str, str], Awaitable[None]]
+
+
+class HypervisorFailed(Error):
+    """A driver could not do what it was told. The reason is fit for users; details are in the host's log."""
+
+    code = "compute.hypervisor_failed"
+    title = "{reason}"
+
+
+class Overtaken(Conflict):
+    code = "compute.overtaken"
+    title = "A later command for server {server} has been seen on this host."
+
+
+class ComputeAgent:
+    def __init__(self, *, host: str, driver: Driver, bus: Bus, runtime: Runtime, log: Log, fetch: Fetch, builds: int = 16) -> None:
+        """fetch(image id, path): put an image's bytes into a file."""
+        self.host = host
+        self.driver = driver
+        self.bus = bus
+        self.runtime = runtime
+        self.log = log
+        self.tasks = Tasks(runtime, log)
+        self._fetch = fetch
+        self._builds = asyncio.Semaphore(builds)
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    async def start(self) -> None:
+        """Start the driver, take commands, and introduce this host."""
+        await self.driver.start(self._happened)
+        self.bus.serve(
+            f"compute.{self.host}",
+            {
+                rpc.Spawn: self.spawn,
+                rpc.Destroy: self.destroy,
+                rpc.PowerOn: self.power_on,
+                rpc.PowerOff: self.power_off,
+                rpc.Reboot: self.reboot,
+                rpc.ReadConsole: self.read_console,
+            },
+        )
+        await self.report()
+
+    async def report(self) -> None:
+        """Tell the resources; then end guests that belong to nobody, and tell the state of the others."""
+        r = await self.driver.resources()
+        accepted: rpc.HostAccepted = await self.bus.call(
+            FACTS,
+            rpc.HostReport(
+                host=self.host,
+                hypervisor_hostname=r.hypervisor_hostname,
+                hypervisor_type=r.hypervisor_type,
+                hypervisor_version=r.hypervisor_version,
+                vcpus=r.vcpus,
+                ram_mb=r.ram_mb,
+                disk_gb=r.disk_gb,
+                cpu_info=r.cpu_info,
+            ),
+        )
+        there = {guest.server_id: guest for guest in await self.driver.list_guests()}
+        for server_id in there:
+            if accepted.complete and server_id not in accepted.servers:
+                self.log.warning("guest belongs to no server; removing it", server=server_id, host=self.host)
+                await self.driver.destroy(server_id)
+        for server_id in accepted.servers:
+            state = there[server_id].power_state if server_id in there else 4
+            await self.bus.call(
+                FACTS, rpc.GuestChanged(host=self.host, server_id=server_id, power_state=int(state), reason="seen at start")
+            )
+
+    async def stop(self) -> None:
+        """Guests live on."""
+        self.bus.silence(f"compute.{self.host}")
+        await self.tasks.stop()
+        await self.driver.stop()
+
+    async def _happened(self, event: GuestEvent) -> None:
+        changed = rpc.GuestChanged(host=self.host, server_id=event.server_id, power_state=int(event.power_state), reason=event.reason)
+        try:
+            await self.bus.call(FACTS, changed)
+        except Error as error:
+            self.log.warning("fact not delivered", server=event.server_id, error=error)
+
+    # ---- commands
+
+    async def _ordered(self, fence: rpc.Fence, server_id: str, verb: Callable[[], Awaitable[Any]]) -> Any:
+        mine = (fence.generation, fence.epoch)
+        self._admit(server_id, mine)
+        turn = self._turns.setdefault(server_id, asyncio.Lock())
+        async with turn:
+            self._admit(server_id, mine)
+            try:
+                self.runtime.point(f"driver {self.host}")
+                result = await verb()
+                self.runtime.point(f"driven {self.host}")
+            except DriverError as error:
+                self.log.error("hypervisor failed", server=server_id, host=self.host, error=error, detail=getattr(error, "detail", ""))
+                raise HypervisorFailed(error.reason) from error
+        return result
+
+    def _admit(self, server_id: str, mine: tuple[int, int]) -> None:
+        if mine < self._seen.get(server_id, (0, 0)):
+            raise Overtaken(server=server_id)
+        self._seen[server_id] = mine
+
+    async def spawn(self, command: rpc.Spawn) -> rpc.Done:
+        async def verb() -> rpc.Done:
+            async with self._builds:
+                await self.driver.spawn(_spec(command.guest), self._fetch)
+            return await self._state(command.guest.server_id)
+
+        return await self._ordered(command.fence, command.guest.server_id, verb)  # type: ignore[no-any-return]
+
+    async def destroy(self, command: rpc.Destroy) -> rpc.Done:
+        async def verb() -> rpc.Done:
+            await self.driver.destroy(command.server_id)
+            return rpc.Done(power_state=0)
+
+        done: rpc.Done = await self._ordered(command.fence, command.server_id, verb)
+        turn = self._turns.get(command.server_id)
+        if turn is not None and not turn.locked():
+            self._turns.pop(command.server_id, None)
+        if len(self._seen) > 100_000:
+            self._seen = {k: v for k, v in self._seen.items() if k in self._turns}
+        return done
+
+    async def power_on(self, command: rpc.PowerOn) -> rpc.Done:
+        async def verb() -> rpc.Done:
+            await self.driver.power_on(_spec(command.guest))
+            return await self._state(command.guest.server_id)
+
+        return await self._ordered(command.fence, command.guest.server_id, verb)  # type: ignore[no-any-return]
+
+    async def power_off(self, command: rpc.PowerOff) -> rpc.Done:
+        async def verb() -> rpc.Done:
+            await self.driver.power_off(command.server_id, command.timeout_s)
+            return await self._state(command.server_id)
+
+        return await self._ordered(command.fence, command.server_id, verb)  # type: ignore[no-any-return]
+
+    async def reboot(self, command: rpc.Reboot) -> rpc.Done:
+        async def verb() -> rpc.Done:
+            if command.hard:
+                await self.driver.reboot_hard(_spec(command.guest))
+            else:
+                await self.driver.reboot_soft(command.guest.server_id)
+            return await self._state(command.guest.server_id)
+
+        return await self._ordered(command.fence, command.guest.server_id, verb)  # type: ignore[no-any-return]
+
+    async def read_console(self, command: rpc.ReadConsole) -> rpc.Console:
+        try:
+            return rpc.Console(text=await self.driver.console_output(command.server_id, command.lines))
+        except DriverError as error:
+            raise HypervisorFailed(error.reason) from error
+
+    async def _state(self, server_id: str) -> rpc.Done:
+        state = await self.driver.state(server_id)
+        return rpc.Done(power_state=int(state.power_state) if state is not None else 4)
+
+
+def _spec(guest: rpc.Guest) -> GuestSpec:
+    image = guest.image
+    return GuestSpec(
+        server_id=guest.server_id,
+        name=guest.instance_name,
+        vcpus=guest.vcpus,
+        ram_mb=guest.ram_mb,
+        root_gb=guest.root_gb,
+        ephemeral_gb=guest.ephemeral_gb,
+        swap_mb=guest.swap_mb,
+        image=None
+        if image is None
+        else ImageSpec(
+            id=image.id,
+            disk_format=image.disk_format,
+            size=image.size,
+            virtual_size=image.virtual_size,
+            os_hash_algo=image.os_hash_algo,
+            os_hash_value=image.os_hash_value,
+        ),
+        nics=tuple(NicSpec(port_id=n.port_id, mac=n.mac, device_name=n.device_name, mtu=n.mtu) for n in guest.nics),
+        config_drive=guest.config_drive,
+        properties=guest.properties,
+    )

@@ -1,0 +1,430 @@
+"""Servers: create, show, update, delete. Lists are in server_list.py, actions in server_actions.py, documents in server_views.py."""
+
+import base64
+import binascii
+import ipaddress
+import re
+from typing import Any
+
+import msgspec
+
+from kilonova.compute import rpc
+from kilonova.compute.api import server_views as views
+from kilonova.compute.api.server_bodies import NetworkRef
+from kilonova.compute.api.server_list import host_status
+from kilonova.compute.errors import ServerNotFound
+from kilonova.compute.model import Flavor, NicWish, Scheduling, Server
+from kilonova.compute.ops import create as create_op
+from kilonova.compute.ops import delete as delete_op
+from kilonova.compute.service import ComputeService
+from kilonova.compute.store import flavors, keypairs, mappings, servers
+from kilonova.core.context import Context
+from kilonova.core.db import Transaction
+from kilonova.core.errors import BadRequest, Forbidden, NotFound, NotImplementedHere
+from kilonova.core.http import Reply, Request
+from kilonova.image.contract import ImageInfo
+from kilonova.network.contract import NicRequest
+
+_UUID = re.compile(r"^[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}$")
+
+
+async def find(c: ComputeService, req: Request, server_id: str, rule: str = "") -> Server:
+    """The server, when it is the caller's (or he is admin) and the rule allows; 404 otherwise, as if it were not there."""
+    server = await c.find(server_id)
+    if server is None or not (req.ctx.is_admin or server.project_id == req.ctx.project_id):
+        raise ServerNotFound(server=server_id[:64])
+    req.authorize(rule or req.route.policy, {"project_id": server.project_id, "user_id": server.user_id})
+    return server
+
+
+async def _status_for(c: ComputeService, req: Request, server: Server) -> str | None:
+    """host_status, for those who may see it (admins)."""
+    if not req.ctx.is_admin:
+        return None
+    snapshot = await c.hosts.snapshot()
+    at = snapshot.index.get(server.host or "")
+    return "" if at is None else host_status(c, snapshot.hosts[at])
+
+
+async def show(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Reply:
+    server = await find(c, req, server_id)
+    document = views.rendered(c, req, server, single=True, host_status=await _status_for(c, req, server))
+    return Reply(b'{"server":' + bytes(document) + b"}")
+
+
+async def delete(c: ComputeService, ctx: Context, req: Request, server_id: str) -> None:
+    await delete_op.begin(c, ctx, await find(c, req, server_id))
+
+
+async def update(c: ComputeService, ctx: Context, req: Request, server_id: str, body: Any) -> Any:
+    server = await find(c, req, server_id)
+    wanted = body.server
+    changes: dict[str, Any] = {}
+    if wanted.name is not msgspec.UNSET:
+        changes["name"] = _name(wanted.name)
+    for field, column, version in (("accessIPv4", "access_ip_v4", 4), ("accessIPv6", "access_ip_v6", 6)):
+        value = getattr(wanted, field)
+        if value is not msgspec.UNSET:
+            changes[column] = _address(field, value, version)
+    if wanted.disk_config is not msgspec.UNSET:
+        changes["disk_config"] = _disk_config(wanted.disk_config)
+    for field in ("description", "hostname"):
+        value = getattr(wanted, field, msgspec.UNSET)
+        if value is not msgspec.UNSET:
+            changes[field] = value
+
+    async def cell(tx: Transaction) -> int:
+        return await servers.update(tx, server.id, c.runtime.now_us(), **changes)
+
+    if changes and not await c.cell_db.transact(cell):
+        renamed = msgspec.structs.replace(server, **changes)
+        if not await c.api_db.transact(lambda tx: mappings.update_request(tx, renamed)):
+            await c.cell_db.transact(cell)
+    server = await c.find(server.id) or server
+    document = views.detail(c, req, server, single=True, host_status=await _status_for(c, req, server))
+    if req.version < (2, 75):
+        for key in [k for k in document if k.startswith(("OS-EXT-", "OS-SRV-USG", "os-extended")) or k in _NOT_IN_UPDATE]:
+            del document[key]
+    return {"server": document}
+
+
+_NOT_IN_UPDATE = ("config_drive", "key_name", "host_status", "security_groups", "locked_reason", "fault")
+
+
+def _name(text: str) -> str:
+    name = text.strip()
+    if not name or (text != name and not name):
+        raise BadRequest(f"Invalid input for field/attribute name. Value: {text[:50]}. '{text[:50]}' should be non-empty")
+    if not name.isprintable():
+        raise BadRequest("Invalid input for field/attribute name. It holds characters that cannot be printed.")
+    return name
+
+
+def _address(field: str, text: str | None, version: int) -> str | None:
+    if not text:
+        return None
+    try:
+        return str(ipaddress.IPv4Address(text) if version == 4 else ipaddress.IPv6Address(text))
+    except ValueError:
+        raise BadRequest(f"Invalid input for field/attribute {field}. Value: {text[:50]}. '{text[:50]}' is not a 'ipv{version}'") from None
+
+
+def _disk_config(text: str | None) -> str:
+    value = (text or "MANUAL").upper()
+    if value not in ("AUTO", "MANUAL"):
+        raise BadRequest(f"Invalid input for field/attribute OS-DCF:diskConfig. Value: {value[:50]}. It is AUTO or MANUAL.")
+    return value
+
+
+def _hostname(name: str) -> str:
+    """A host name out of a display name, as Nova makes it."""
+    text = re.sub(r"[^\w.\-]+", "", re.sub(r"[ _]", "-", name.encode("ascii", "ignore").decode())).lower().strip(".-")
+    return text[:63].rstrip("-.") if text else ""
+
+
+def _flag(field: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value is None:
+        return False
+    text = str(value).lower()
+    if text in ("true", "1", "yes", "on", "t", "y"):
+        return True
+    if text in ("false", "0", "no", "off", "f", "n", ""):
+        return False
+    raise BadRequest(f"Invalid input for field/attribute {field}. Value: {text[:50]}. It is a boolean.")
+
+
+def _count(field: str, value: Any) -> int:
+    text = str(value)
+    if not text.isdigit() or len(text) > 6 or int(text) < 1:
+        raise BadRequest(f"Invalid input for field/attribute {field}. Value: {text[:50]}. It is a whole number from 1 on.")
+    return int(text)
+
+
+async def create(c: ComputeService, ctx: Context, req: Request, body: Any) -> Reply:
+    """Checks in Nova's order; then all of it is accepted in one transaction."""
+    s = body.server
+    if req.version >= (2, 57) and s.personality:
+        raise BadRequest("Invalid input for field/attribute server. Additional properties are not allowed ('personality' was unexpected)")
+    if s.personality:
+        raise NotImplementedHere("File injection is not supported; use config_drive or user_data.")
+    if req.version >= (2, 37) and s.networks is None:
+        raise BadRequest("Invalid input for field/attribute server. 'networks' is a required property")
+    name = _name(s.name)
+    zone, forced_host, forced_node = _zone(req, s)
+    low = _count("min_count", s.min_count)
+    high = _count("max_count", s.max_count) if s.max_count is not None else low
+    if low > high:
+        raise BadRequest("min_count must be <= max_count")
+    await _known_zone(c, zone, forced_host, forced_node)
+    hints = _hints(body.hints or body.old_hints or {})
+    image = await _image(c, ctx, s)
+    flavor = await _flavor(c, ctx, str(s.flavorRef))
+    _fits(flavor, image)
+    _block_devices(s, image)
+    keypair = None
+    if s.key_name is not None:
+        keypair = await keypairs.get(c.api_db, ctx.user_id or "", s.key_name)
+        if keypair is None:
+            raise BadRequest("Invalid key_name provided.")
+    _user_data(s.user_data)
+    limits = await c.quota_limits(ctx.project_id or "")
+    if 0 <= limits["metadata_items"] < len(s.metadata):
+        raise Forbidden(f"Maximum number of metadata items exceeds {limits['metadata_items']}")
+    networks, auto = _networks(req, s.networks)
+    if high > 1 and any(n.port_id or n.fixed_ip for n in networks):
+        raise BadRequest("Unable to launch multiple instances with a single configured port ID or fixed IP.")
+    groups = tuple(dict.fromkeys(g.name for g in s.security_groups))
+    wishes = tuple(NicRequest(network_id=n.network_id, port_id=n.port_id, fixed_ip=n.fixed_ip, tag=n.tag) for n in networks)
+    await c.network.validate(ctx, wishes, auto, groups, high)
+    now = c.runtime.now_us()
+    reservation = "r-" + "".join("abcdefghijklmnopqrstuvwxyz0123456789"[b % 36] for b in c.runtime.token_bytes(8))
+    made = []
+    for i in range(high):
+        shown = name if high == 1 else f"{name}-{i + 1}"
+        ident = c.runtime.uuid()
+        made.append(
+            Server(
+                id=ident,
+                number=0,
+                revision=1,
+                generation=create_op.GENERATION,
+                project_id=ctx.project_id or "",
+                user_id=ctx.user_id or "",
+                name=shown,
+                hostname=getattr(s, "hostname", None) or _hostname(shown) or f"server-{ident}",
+                description=getattr(s, "description", None),
+                created_at=now,
+                updated_at=now,
+                launched_at=None,
+                terminated_at=None,
+                deleted=False,
+                state="building",
+                task="scheduling",
+                power_state=0,
+                host=None,
+                node=None,
+                availability_zone=zone,
+                pinned_availability_zone=zone,
+                flavor=flavor,
+                image_id=image.id if image else None,
+                image_properties=_image_properties(image),
+                key_name=keypair.name if keypair else None,
+                public_key=keypair.public_key if keypair else None,
+                metadata=dict(s.metadata),
+                tags=tuple(sorted(set(getattr(s, "tags", ())))),
+                access_ip_v4=_address("accessIPv4", s.accessIPv4, 4),
+                access_ip_v6=_address("accessIPv6", s.accessIPv6, 6),
+                config_drive=_flag("config_drive", s.config_drive),
+                user_data=s.user_data,
+                security_groups=groups,
+                nics=(),
+                scheduler_hints=hints,
+                scheduling=Scheduling(),
+                reservation_id=reservation,
+                launch_index=i,
+                disk_config=_disk_config(s.disk_config),
+                locked_by=None,
+                locked_reason=None,
+                fault=None,
+            )
+        )
+    args = create_op.CreateArgs(networks=networks, auto=auto, image=_guest_image(image), host=forced_host, hypervisor_hostname=forced_node)
+    if low < high:
+        made = await _as_many_as_fit(c, ctx, made, low)
+    accepted = await create_op.begin(c, ctx, made, args)
+    if _flag("return_reservation_id", s.return_reservation_id):
+        return Reply({"reservation_id": reservation}, 202)
+    first = accepted[0]
+    links = views.links(req, "servers", first.id)
+    document: dict[str, Any] = {
+        "id": first.id,
+        "links": links,
+        "OS-DCF:diskConfig": first.disk_config,
+        "security_groups": [{"name": g} for g in groups or ("default",)],
+    }
+    if c.settings["api"].enable_instance_password:
+        document["adminPass"] = s.adminPass or c.runtime.password(c.settings["DEFAULT"].password_length)
+    return Reply({"server": document}, 202, {"location": links[0]["href"]})
+
+
+async def _as_many_as_fit(c: ComputeService, ctx: Context, made: list[Server], least: int) -> list[Server]:
+    """Between min_count and max_count: as many as the quota still allows."""
+    limits = await c.quota_limits(ctx.project_id or "")
+    used = await mappings.usage(c.api_db, ctx.project_id or "")
+    room = len(made)
+    flavor = made[0].flavor
+    for name, limit, each in (
+        ("instances", limits["instances"], 1),
+        ("cores", limits["cores"], flavor.vcpus),
+        ("ram_mb", limits["ram"], flavor.ram_mb),
+    ):
+        if limit >= 0 and each:
+            room = min(room, (limit - used[name]) // each)
+    return made[: max(room, least)]
+
+
+def _zone(req: Request, s: Any) -> tuple[str | None, str | None, str | None]:
+    """(zone, host, hypervisor): zone:host:node and the fields of 2.74 are for admins."""
+    target = {"project_id": req.ctx.project_id, "user_id": req.ctx.user_id}
+    zone, host, node = s.availability_zone, None, None
+    if zone and ":" in zone:
+        req.authorize("os_compute_api:servers:create:forced_host", target)
+        parts = zone.split(":")
+        if len(parts) > 3:
+            raise BadRequest("Unable to parse availability_zone: it is zone[:host[:node]].")
+        zone, host, node = parts[0] or None, parts[1] or None, parts[2] if len(parts) == 3 and parts[2] else None
+    for field in ("host", "hypervisor_hostname"):
+        if getattr(s, field, None):
+            req.authorize("compute:servers:create:requested_destination", target)
+    return zone, getattr(s, "host", None) or host, getattr(s, "hypervisor_hostname", None) or node
+
+
+async def _known_zone(c: ComputeService, zone: str | None, host: str | None, node: str | None) -> None:
+    if zone is None and host is None and node is None:
+        return
+    hosts = (await c.hosts.snapshot()).hosts
+    if zone is not None and zone not in {h.availability_zone for h in hosts}:
+        raise BadRequest("The requested availability zone is not available")
+    if host is not None and host not in {h.host for h in hosts}:
+        raise BadRequest(f"Compute host {host} could not be found.")
+    if node is not None and node not in {h.hypervisor_hostname for h in hosts}:
+        raise BadRequest(f"Compute node {node} could not be found.")
+
+
+def _hints(hints: dict[str, Any]) -> dict[str, Any]:
+    if len(hints) > 50 or len(msgspec.json.encode(hints)) > 16384:
+        raise BadRequest("Invalid input for field/attribute os:scheduler_hints. There are more than 50, or they are longer than 16 KiB.")
+    group = hints.get("group")
+    if group is not None:
+        if not isinstance(group, str) or not _UUID.match(group):
+            raise BadRequest(
+                f"Invalid input for field/attribute group. Value: {group}. '{group}' is not valid under any of the given schemas"
+            )
+        raise BadRequest(f"Instance group {group} could not be found.")
+    return hints
+
+
+async def _image(c: ComputeService, ctx: Context, s: Any) -> ImageInfo | None:
+    ref = s.imageRef
+    if not ref:
+        for device in s.block_device_mapping_v2:
+            if device.source_type == "image" and device.destination_type == "local" and str(device.boot_index) == "0":
+                ref = device.uuid or ""
+    if not ref:
+        raise BadRequest(
+            "Invalid imageRef provided." if not s.block_device_mapping_v2 else "Block Device Mapping is Invalid: no bootable local image."
+        )
+    ref = ref.rpartition("/")[2]
+    if not _UUID.match(ref):
+        raise BadRequest(
+            f"Invalid input for field/attribute imageRef. Value: {ref[:64]}. '{ref[:64]}' is not valid under any of the given schemas"
+        )
+    try:
+        image = await c.images.get(ctx, ref)
+    except NotFound:
+        raise BadRequest("Can not find requested image") from None
+    if image.status != "active":
+        raise BadRequest(f"Image {image.id} is not active.")
+    return image
+
+
+async def _flavor(c: ComputeService, ctx: Context, ref: str) -> Flavor:
+    flavor = await flavors.get(c.api_db, ref.rpartition("/")[2] or ref)
+    if (
+        flavor is None
+        or flavor.disabled
+        or not (flavor.is_public or ctx.is_admin or await flavors.may_use(c.api_db, flavor.id, ctx.project_id or ""))
+    ):
+        raise BadRequest(f"Flavor {ref[:255]} could not be found.")
+    return flavor
+
+
+def _fits(flavor: Flavor, image: ImageInfo | None) -> None:
+    if image is None:
+        return
+    if flavor.ram_mb < (image.min_ram or 0):
+        raise BadRequest("Flavor's memory is too small for requested image.")
+    if flavor.root_gb:
+        if flavor.root_gb < (image.min_disk or 0):
+            raise BadRequest(
+                f"Flavor's disk is smaller than the minimum size specified in image metadata. Flavor disk is {flavor.root_gb << 30} bytes, "
+                f"minimum size is {(image.min_disk or 0) << 30} bytes."
+            )
+        size = max(image.virtual_size or 0, image.size or 0)
+        if flavor.root_gb << 30 < size:
+            raise BadRequest(
+                f"Flavor's disk is too small for requested image. Flavor disk is {flavor.root_gb << 30} bytes, image is {size} bytes."
+            )
+
+
+def _block_devices(s: Any, image: ImageInfo | None) -> None:
+    if s.block_device_mapping:
+        raise BadRequest("Block Device Mapping is Invalid: volumes are not available in this cloud yet.")
+    for device in s.block_device_mapping_v2:
+        if device.source_type == "image" and (device.destination_type or "local") == "local" and str(device.boot_index) == "0":
+            if image is not None and device.uuid != image.id:
+                raise BadRequest("Block Device Mapping is Invalid: the device of boot index 0 names another image than imageRef.")
+        elif device.source_type == "blank" and (device.destination_type or "local") == "local":
+            raise BadRequest("Block Device Mapping is Invalid: give ephemeral and swap disks by the flavor.")
+        else:
+            raise BadRequest("Block Device Mapping is Invalid: volumes are not available in this cloud yet.")
+
+
+def _user_data(text: str | None) -> None:
+    if text is None:
+        return
+    try:
+        base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadRequest("Invalid input for field/attribute user_data. It is not base64.") from None
+
+
+def _networks(req: Request, wanted: list[NetworkRef] | str | None) -> tuple[tuple[NicWish, ...], str]:
+    """What was asked for, and "auto", "none" or "" for a list (an empty one: whatever the project has)."""
+    if isinstance(wanted, str):
+        if wanted not in ("auto", "none") or req.version < (2, 37):
+            raise BadRequest(f"Invalid input for field/attribute networks. Value: {wanted[:50]}. '{wanted[:50]}' is not of type 'array'")
+        return (), wanted
+    out = []
+    seen: set[str] = set()
+    for n in wanted or ():
+        if n.port is not None:
+            if not _UUID.match(n.port):
+                raise BadRequest(f"Invalid input for field/attribute port. Value: {n.port[:64]}. '{n.port[:64]}' is not a 'uuid'")
+            if n.port in seen:
+                raise BadRequest(f"Port {n.port} is requested more than once.")
+            seen.add(n.port)
+            out.append(NicWish(port_id=n.port, tag=n.tag))
+            continue
+        if n.uuid is None:
+            raise BadRequest("Invalid input for field/attribute networks. Each needs uuid or port.")
+        if not _UUID.match(n.uuid):
+            raise BadRequest(f"Bad networks format: network uuid is not in proper format ({n.uuid[:64]})")
+        if n.fixed_ip is not None:
+            try:
+                ipaddress.ip_address(n.fixed_ip)
+            except ValueError:
+                raise BadRequest(
+                    f"Invalid input for field/attribute fixed_ip. Value: {n.fixed_ip[:64]}. '{n.fixed_ip[:64]}' is not an IP address"
+                ) from None
+        out.append(NicWish(network_id=n.uuid, fixed_ip=n.fixed_ip, tag=n.tag))
+    return tuple(out), ""
+
+
+def _image_properties(image: ImageInfo | None) -> dict[str, str]:
+    return {} if image is None else {k: str(v) for k, v in image.properties.items() if not k.startswith("os_glance")}
+
+
+def _guest_image(image: ImageInfo | None) -> rpc.GuestImage | None:
+    if image is None:
+        return None
+    return rpc.GuestImage(
+        id=image.id,
+        disk_format=image.disk_format or "raw",
+        size=image.size or 0,
+        virtual_size=image.virtual_size,
+        os_hash_algo=image.os_hash_algo,
+        os_hash_value=image.os_hash_value,
+    )

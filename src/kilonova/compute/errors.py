@@ -1,0 +1,60 @@
+"""Everything that can go wrong in compute. Sentences are Nova's where clients read them; `advice` is for log and command line."""
+
+from kilonova.core import errors
+
+
+class ServerNotFound(errors.NotFound):
+    code = "compute.server_not_found"
+    title = "Instance {server} could not be found."
+
+
+class WrongState(errors.Conflict):
+    code = "compute.wrong_state"
+    title = "Cannot '{verb}' instance {server} while it is in {attribute} {value}"
+
+
+class Locked(errors.Conflict):
+    code = "compute.locked"
+    title = "Instance {server} is locked"
+
+
+class NoHost(errors.Conflict):
+    code = "compute.no_host_yet"
+    title = "Instance {server} is not ready"
+
+
+class FlavorNotFound(errors.NotFound):
+    code = "compute.flavor_not_found"
+    title = "Flavor {flavor} could not be found."
+
+
+class KeypairNotFound(errors.NotFound):
+    code = "compute.keypair_not_found"
+    title = "Keypair {name} not found for user {user}"
+
+
+class OverQuota(errors.Forbidden):
+    code = "compute.over_quota"
+    title = "Quota exceeded for {resources}: Requested {requested}, but already used {used} of {limit} {resources}"
+
+
+class NoValidHost(errors.Error):
+    """Never an HTTP error: it becomes the fault of a server."""
+
+    code = "compute.no_valid_host"
+    title = "No valid host was found. {summary}"
+    advice = "kilonova explain {server}"
+
+
+class BuildFailed(errors.Error):
+    """The last host that tried says why."""
+
+    code = "compute.build_failed"
+    title = "{reason}"
+
+
+class Superseded(errors.Error):
+    """A later verb (a delete) has overtaken this one; it undoes what it did and ends."""
+
+    code = "compute.superseded"
+    title = "Server {server} has been asked for something else meanwhile."

@@ -1,0 +1,279 @@
+"""From a request to a running guest.
+
+begin    quota, number, mapping, build request and operation in one transaction of the api side; then the client has its 202.
+run      pick a host, claim its resources in placement, write the server into the host's cell, make and bind ports, wait until the
+         dataplane has wired them, start the guest, and settle it ACTIVE. A host that fails is undone and the next one is tried.
+recover  is run: each step finds what an earlier life has done already (row, claim, ports, guest) and goes on from there.
+
+A delete that arrives meanwhile raises the server's generation; this verb notices at its next step and leaves the cleaning to the delete.
+"""
+
+from typing import Any
+
+import msgspec
+
+from kilonova.compute import rpc
+from kilonova.compute.domain.guests import guest_of
+from kilonova.compute.errors import BuildFailed, NoValidHost, OverQuota, Superseded
+from kilonova.compute.model import Action, Event, Host, NicWish, Scheduling, Server
+from kilonova.compute.ops.verbs import fault_of, superseded
+from kilonova.compute.scheduler.snapshot import Request
+from kilonova.compute.service import CELL, ComputeService, nic_of
+from kilonova.compute.store import actions, mappings, servers
+from kilonova.core.context import Context
+from kilonova.core.db import Transaction
+from kilonova.core.errors import Error
+from kilonova.core.operations import Operation
+from kilonova.core.undo import Undo
+from kilonova.network.contract import Allocate, NicRequest
+from kilonova.placement.contract import NoCapacity
+
+GENERATION = 1
+EVENT = "compute__do_build_and_run_instance"
+
+
+class CreateArgs(msgspec.Struct, frozen=True, kw_only=True):
+    networks: tuple[NicWish, ...] = ()
+    auto: str = ""
+    image: rpc.GuestImage | None = None
+    host: str | None = None
+    hypervisor_hostname: str | None = None
+
+
+async def begin(c: ComputeService, ctx: Context, wanted: list[Server], args: CreateArgs) -> list[Server]:
+    """Accept servers: all of them or none. Raises OverQuota."""
+    limits = await c.quota_limits(ctx.project_id or "")
+    flavor = wanted[0].flavor
+    asked = {"instances": len(wanted), "cores": flavor.vcpus * len(wanted), "ram_mb": flavor.ram_mb * len(wanted)}
+    bounds = {"instances": limits["instances"], "cores": limits["cores"], "ram_mb": limits["ram"]}
+
+    async def body(tx: Transaction) -> tuple[list[Server], list[Operation]]:
+        if not await mappings.take_quota(tx, ctx.project_id or "", asked, bounds):
+            raise await _over_quota(tx, ctx.project_id or "", asked, bounds)
+        first = await mappings.numbers(tx, "server", len(wanted))
+        made = [msgspec.structs.replace(server, number=first + i) for i, server in enumerate(wanted)]
+        ops = []
+        for server in made:
+            await mappings.insert(tx, server)
+            ops.append(await c.api_ops.open(tx, "create", server.id, ctx, args))
+        return made, ops
+
+    made, ops = await c.api_db.transact(body)
+    for op in ops:
+        c.api_ops.start(op)
+    return made
+
+
+async def _over_quota(tx: Transaction, project_id: str, asked: dict[str, int], bounds: dict[str, int]) -> OverQuota:
+    used = await mappings.usage(tx, project_id)
+    names = {"instances": "instances", "cores": "cores", "ram_mb": "ram"}
+    over = [name for name in names if 0 <= bounds[name] < used[name] + asked[name]]
+
+    def text(values: dict[str, int]) -> str:
+        return ", ".join(str(values[name]) for name in over)
+
+    return OverQuota(resources=", ".join(names[name] for name in over), requested=text(asked), used=text(used), limit=text(bounds))
+
+
+async def run(c: ComputeService, op: Operation) -> None:
+    args = op.arguments(CreateArgs)
+    try:
+        server = await _wanted(c, op)
+        if server.state != "active":
+            await _build(c, op, args, server)
+    except Superseded:
+        c.log.info("create overtaken", server=op.resource_id)
+    await c.api_db.transact(lambda tx: c.api_ops.finish(tx, op))
+
+
+recover = run
+
+
+async def _wanted(c: ComputeService, op: Operation) -> Server:
+    """The server as the client asked for it, or as an earlier life left it."""
+    mapping = await mappings.get(c.api_db, op.resource_id)
+    if mapping is None or mapping.deleting:
+        raise Superseded(server=op.resource_id)
+    server = await servers.get(c.cell_db, op.resource_id) or await mappings.request(c.api_db, op.resource_id)
+    if server is None or server.deleted or server.generation != GENERATION or server.state == "error":
+        raise Superseded(server=op.resource_id)
+    return server
+
+
+async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Server) -> None:
+    tried: dict[str, str] = {}
+    last: Error | None = None
+    while len(tried) < c.settings["scheduler"].max_attempts:
+        try:
+            host, scheduling = await _choose(c, op, args, server, tried)
+        except NoValidHost as error:
+            await _fail(c, op, server, last or error, error.details["scheduling"])
+            return
+        try:
+            await _build_on(c, op, args, server, host, scheduling)
+            return
+        except Superseded:
+            raise
+        except Error as error:
+            c.log.warning("build failed on host", server=server.id, host=host.host, error=error)
+            tried[host.host] = error.message
+            last = BuildFailed(f"Build of instance {server.id} failed on {host.host}: {error.message}")
+    assert last is not None
+    await _fail(c, op, server, last, Scheduling(considered=len(tried), rejected={h: ("build", why) for h, why in tried.items()}))
+
+
+async def _choose(c: ComputeService, op: Operation, args: CreateArgs, server: Server, tried: dict[str, str]) -> tuple[Host, Scheduling]:
+    """A host whose resources are claimed. Raises NoValidHost with a reason for each host."""
+    flavor = server.flavor
+    request = Request(
+        server_id=server.id,
+        vcpus=flavor.vcpus,
+        ram_mb=flavor.ram_mb,
+        disk_gb=c.disk_gb(flavor),
+        availability_zone=server.pinned_availability_zone,
+        host=args.host,
+        hypervisor_hostname=args.hypervisor_hostname,
+        image_properties=server.image_properties,
+        exclude=tried,
+    )
+    if op.attempts > 1 and not tried:
+        held = await c.placement.allocation(op.ctx, server.id)
+        if held is not None:
+            host = await c.hosts.by_id(held.provider_id)
+            if host is not None:
+                return host, server.scheduling if server.scheduling.chosen else Scheduling(chosen=host.host)
+    resources = c.resources(flavor)
+    for _ in range(64):
+        found, scheduling = await c.hosts.choose(request)
+        if found is None:
+            raise NoValidHost(summary=scheduling.summary, server=server.id, scheduling=scheduling)
+        try:
+            await c.placement.claim(op.ctx, server.id, found.id, resources, server.project_id, server.user_id)
+        except NoCapacity:
+            c.hosts.stale()
+            continue
+        c.hosts.take(found.host, request)
+        return found, scheduling
+    raise NoValidHost(
+        summary="Every host was taken by other requests at the same moment; try again.", server=server.id, scheduling=scheduling
+    )
+
+
+async def _build_on(c: ComputeService, op: Operation, args: CreateArgs, server: Server, host: Host, scheduling: Scheduling) -> None:
+    ctx = op.ctx
+    async with Undo(c.log) as undo:
+        undo.push(c.unclaim, ctx, server, host.host)
+        await _place(c, op, server, host, scheduling)
+        request = Allocate(
+            server_id=server.id,
+            project_id=server.project_id,
+            host=host.host,
+            availability_zone=host.availability_zone,
+            hostname=server.hostname,
+            networks=tuple(NicRequest(network_id=n.network_id, port_id=n.port_id, fixed_ip=n.fixed_ip, tag=n.tag) for n in args.networks),
+            auto=args.auto,
+            security_groups=server.security_groups,
+        )
+        undo.push(c.network.release, ctx, server.id)
+        nics = tuple(nic_of(n) for n in await c.network.allocate(ctx, request))
+        if nics:
+            await c.network.wait_wired(ctx, server.id, c.settings["DEFAULT"].vif_plugging_timeout)
+        await superseded(c, server.id, GENERATION)
+        placed = msgspec.structs.replace(
+            server, nics=nics, host=host.host, node=host.hypervisor_hostname, availability_zone=host.availability_zone
+        )
+        fence = rpc.Fence(operation=op.id, generation=GENERATION, epoch=op.epoch)
+        undo.push(c.send, host.host, rpc.Destroy(fence=fence, server_id=server.id))
+        guest = await guest_of(c, placed, image=args.image)
+        done = await c.send(host.host, rpc.Spawn(fence=fence, guest=guest), timeout_s=900)
+        undo.keep()
+    await _settle(c, op, placed, done.power_state)
+
+
+async def _place(c: ComputeService, op: Operation, server: Server, host: Host, scheduling: Scheduling) -> None:
+    """The server's row in the host's cell, and the mapping that points there."""
+
+    async def cell(tx: Transaction) -> None:
+        now = c.runtime.now_us()
+        changes: dict[str, Any] = {
+            "host": host.host,
+            "node": host.hypervisor_hostname,
+            "availability_zone": host.availability_zone,
+            "task": "spawning",
+            "scheduling": scheduling,
+        }
+        if await servers.get(tx, server.id) is None:
+            await servers.insert(tx, msgspec.structs.replace(server, updated_at=now, **changes))
+            await actions.insert(tx, _action(op, server))
+        elif not await servers.update_at(tx, server.id, GENERATION, now, **changes):
+            raise Superseded(server=server.id)
+
+    await c.cell_db.transact(cell)
+    await c.api_db.transact(lambda tx: mappings.place(tx, server.id, CELL))
+
+
+def _action(op: Operation, server: Server) -> Action:
+    """The id is the operation's, so that a create that is resumed ends the action that it began."""
+    return Action(
+        id=op.id,
+        server_id=server.id,
+        action="create",
+        request_id=op.ctx.request_id,
+        user_id=op.ctx.user_id,
+        project_id=op.ctx.project_id,
+        start_at=op.created_at,
+        updated_at=op.created_at,
+        message=None,
+    )
+
+
+def _event(c: ComputeService, op: Operation, host: str | None, error: Error | None, now: int) -> Event:
+    return Event(
+        id=c.runtime.uuid(),
+        action_id=op.id,
+        event=EVENT,
+        host=host,
+        start_at=op.created_at,
+        finish_at=now,
+        result="Success" if error is None else "Error",
+        details=None if error is None else error.message,
+    )
+
+
+async def _settle(c: ComputeService, op: Operation, server: Server, power_state: int) -> None:
+    async def body(tx: Transaction) -> None:
+        now = c.runtime.now_us()
+        if not await servers.update_at(
+            tx, server.id, GENERATION, now, state="active", task=None, power_state=power_state, launched_at=now, nics=server.nics
+        ):
+            raise Superseded(server=server.id)
+        await actions.end(tx, op.id, now, None)
+        await actions.add_event(tx, _event(c, op, server.host, None, now))
+
+    await c.cell_db.transact(body)
+
+
+async def _fail(c: ComputeService, op: Operation, server: Server, error: Error, scheduling: Scheduling) -> None:
+    """ERROR with the reason; what the attempts held has been undone."""
+
+    async def body(tx: Transaction) -> None:
+        now = c.runtime.now_us()
+        changes: dict[str, Any] = {
+            "state": "error",
+            "task": None,
+            "fault": fault_of(c, error),
+            "host": None,
+            "node": None,
+            "nics": (),
+            "scheduling": scheduling,
+        }
+        if await servers.get(tx, server.id) is None:
+            await servers.insert(tx, msgspec.structs.replace(server, updated_at=now, **changes))
+            await actions.insert(tx, _action(op, server))
+        elif not await servers.update_at(tx, server.id, GENERATION, now, **changes):
+            raise Superseded(server=server.id)
+        await actions.end(tx, op.id, now, "Error")
+        await actions.add_event(tx, _event(c, op, None, error, now))
+
+    await c.cell_db.transact(body)
+    await c.api_db.transact(lambda tx: mappings.place(tx, server.id, CELL))

@@ -1,0 +1,128 @@
+"""Deleting a server, in whatever state it is.
+
+begin    marks the mapping and writes the intent (api side), then shows `deleting` (cell side); the client has its 204.
+run      waits for a create that is still under way to notice, ends the guest, frees ports and resources, marks the row deleted, and
+         last forgets the mapping, which gives the quota back.
+recover  is run: every step may be done twice. A host that does not answer is passed over: its agent removes guests that belong to
+         nobody when it comes back.
+"""
+
+import msgspec
+
+from kilonova.compute import rpc
+from kilonova.compute.errors import Locked, ServerNotFound
+from kilonova.compute.model import Event, Server
+from kilonova.compute.ops.verbs import new_action
+from kilonova.compute.service import ComputeService
+from kilonova.compute.store import actions, mappings, servers
+from kilonova.core.bus import Unreachable
+from kilonova.core.context import Context
+from kilonova.core.db import Transaction
+from kilonova.core.errors import Error
+from kilonova.core.operations import Operation
+
+POLL_S = 0.02
+
+
+class DeleteArgs(msgspec.Struct, frozen=True, kw_only=True):
+    action_id: str
+
+
+async def begin(c: ComputeService, ctx: Context, server: Server) -> None:
+    """Raises Locked. Deleting what is being deleted already is no error."""
+    if server.locked_by is not None and not ctx.is_admin:
+        raise Locked(server=server.id)
+    record = new_action(c, ctx, server.id, "delete")
+
+    async def intent(tx: Transaction) -> Operation | None:
+        if not await mappings.mark_deleting(tx, server.id):
+            if await mappings.get(tx, server.id) is None:
+                raise ServerNotFound(server=server.id)
+            return None
+        return await c.api_ops.open(tx, "delete", server.id, ctx, DeleteArgs(action_id=record.id))
+
+    op = await c.api_db.transact(intent)
+    if op is None:
+        return
+
+    async def show(tx: Transaction) -> None:
+        if await servers.supersede(tx, server.id, c.runtime.now_us(), "deleting"):
+            await actions.insert(tx, record)
+
+    await c.cell_db.transact(show)
+    c.api_ops.start(op)
+
+
+async def run(c: ComputeService, op: Operation) -> None:
+    args = op.arguments(DeleteArgs)
+    await _wait_for_create(c, op)
+    server = await servers.get(c.cell_db, op.resource_id)
+    if server is not None and not server.deleted:
+        if server.task != "deleting":
+            await c.cell_db.transact(lambda tx: servers.supersede(tx, op.resource_id, c.runtime.now_us(), "deleting"))
+            server = await servers.get(c.cell_db, op.resource_id) or server
+        await _end_guest(c, op, server)
+    await c.network.release(op.ctx, op.resource_id)
+    await c.placement.release(op.ctx, op.resource_id)
+    if server is not None and not server.deleted:
+        await _mark(c, op, args, server)
+        if server.host is not None:
+            c.hosts.give(server.host, server.flavor)
+    await _forget(c, op)
+
+
+recover = run
+
+
+async def _wait_for_create(c: ComputeService, op: Operation) -> None:
+    """Until no create of this server is under way: it ends at its next step, since the mapping says `deleting`."""
+    while any(other.verb == "create" for other in await c.api_ops.of(op.resource_id)):
+        await c.runtime.sleep(POLL_S)
+
+
+async def _end_guest(c: ComputeService, op: Operation, server: Server) -> None:
+    if server.host is None:
+        return
+    fence = rpc.Fence(operation=op.id, generation=server.generation, epoch=op.epoch)
+    for attempt in range(3):
+        try:
+            await c.send(server.host, rpc.Destroy(fence=fence, server_id=server.id))
+            return
+        except Unreachable:
+            c.log.warning("host does not answer; its agent will remove the guest", server=server.id, host=server.host)
+            return
+        except Error as error:
+            c.log.warning("guest not destroyed", server=server.id, host=server.host, error=error, attempt=attempt)
+            await c.runtime.sleep(1.0)
+
+
+async def _mark(c: ComputeService, op: Operation, args: DeleteArgs, server: Server) -> None:
+    async def body(tx: Transaction) -> None:
+        now = c.runtime.now_us()
+        await servers.update(tx, server.id, now, state="deleted", task=None, power_state=0, terminated_at=now, deleted=True, nics=())
+        await actions.end(tx, args.action_id, now, None)
+        await actions.add_event(
+            tx,
+            Event(
+                id=c.runtime.uuid(),
+                action_id=args.action_id,
+                event="compute_terminate_instance",
+                host=server.host,
+                start_at=op.created_at,
+                finish_at=now,
+                result="Success",
+                details=None,
+            ),
+        )
+
+    await c.cell_db.transact(body)
+
+
+async def _forget(c: ComputeService, op: Operation) -> None:
+    async def body(tx: Transaction) -> None:
+        mapping = await mappings.get(tx, op.resource_id)
+        if mapping is not None:
+            await mappings.drop(tx, mapping)
+        await c.api_ops.finish(tx, op)
+
+    await c.api_db.transact(body)

@@ -1,0 +1,23 @@
+"""The verbs by name, as operations store them."""
+
+from kilonova.compute.ops import create, delete, reboot, start, stop
+from kilonova.compute.service import ComputeService
+from kilonova.core.operations import Operation, Verb
+
+
+def register(c: ComputeService) -> None:
+    """Tell the service's operations how to run and recover each verb."""
+
+    def verb(module: object) -> Verb:
+        run, recover = module.run, module.recover  # type: ignore[attr-defined]
+
+        async def bound_run(op: Operation) -> None:
+            await run(c, op)
+
+        async def bound_recover(op: Operation) -> None:
+            await recover(c, op)
+
+        return Verb(bound_run, bound_recover)
+
+    c.api_ops.verbs = {"create": verb(create), "delete": verb(delete)}
+    c.cell_ops.verbs = {"start": verb(start), "stop": verb(stop), "reboot_soft": verb(reboot), "reboot_hard": verb(reboot)}

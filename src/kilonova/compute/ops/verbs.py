@@ -1,0 +1,123 @@
+"""What the verbs on one running server share: claim and intent in one transaction, settle in another."""
+
+from typing import Any
+
+import msgspec
+
+from kilonova.compute import rpc
+from kilonova.compute.errors import Locked, ServerNotFound, Superseded, WrongState
+from kilonova.compute.model import Action, Event, Fault, Server
+from kilonova.compute.service import ComputeService
+from kilonova.compute.states import SERVER
+from kilonova.compute.store import actions, servers
+from kilonova.core.context import Context
+from kilonova.core.db import Transaction
+from kilonova.core.errors import Error
+from kilonova.core.operations import Operation
+
+
+class VerbArgs(msgspec.Struct, frozen=True, kw_only=True):
+    """action_id: the instance action that tells of this verb. generation: the server's, when the verb began."""
+
+    action_id: str
+    generation: int
+    hard: bool = False
+
+
+def guard(ctx: Context, server: Server, verb: str, shown: str) -> None:
+    """Raise Locked or WrongState when the table of states does not allow this now (the claim checks again)."""
+    arrow = SERVER[verb]
+    if arrow.locked and server.locked_by is not None and not ctx.is_admin:
+        raise Locked(server=server.id)
+    refused = arrow.refuses(server.state, server.task)
+    if refused is not None:
+        attribute, value = refused
+        raise WrongState(verb=shown, server=server.id, attribute=attribute, value=value)
+
+
+def new_action(c: ComputeService, ctx: Context, server_id: str, action: str) -> Action:
+    now = c.runtime.now_us()
+    return Action(
+        id=c.runtime.uuid(),
+        server_id=server_id,
+        action=action,
+        request_id=ctx.request_id,
+        user_id=ctx.user_id,
+        project_id=ctx.project_id,
+        start_at=now,
+        updated_at=now,
+        message=None,
+    )
+
+
+async def begin(c: ComputeService, ctx: Context, server: Server, verb: str, *, action: str, shown: str = "", hard: bool = False) -> None:
+    """Claim the server for a verb and start it. Raises Locked, WrongState, ServerNotFound."""
+    guard(ctx, server, verb, shown or action)
+    arrow = SERVER[verb]
+
+    async def body(tx: Transaction) -> Operation | None:
+        now = c.runtime.now_us()
+        if not await servers.begin(tx, server.id, sorted(arrow.sources), sorted(arrow.tasks, key=str), now, arrow.during):
+            return None
+        claimed = await servers.get(tx, server.id)
+        assert claimed is not None
+        record = new_action(c, ctx, server.id, action)
+        await actions.insert(tx, record)
+        return await c.cell_ops.open(tx, verb, server.id, ctx, VerbArgs(action_id=record.id, generation=claimed.generation, hard=hard))
+
+    op = await c.cell_db.transact(body)
+    if op is None:
+        now_is = await servers.get(c.cell_db, server.id)
+        if now_is is None or now_is.deleted:
+            raise ServerNotFound(server=server.id)
+        guard(ctx, now_is, verb, shown or action)
+        raise WrongState(verb=shown or action, server=server.id, attribute="task_state", value=now_is.task)
+    c.cell_ops.start(op)
+
+
+def fence(op: Operation, args: VerbArgs) -> rpc.Fence:
+    return rpc.Fence(operation=op.id, generation=args.generation, epoch=op.epoch)
+
+
+async def server_of(c: ComputeService, op: Operation) -> Server | None:
+    """The server, unless it is gone."""
+    server = await servers.get(c.cell_db, op.resource_id)
+    return None if server is None or server.deleted else server
+
+
+async def settle(
+    c: ComputeService, op: Operation, args: VerbArgs, *, error: Error | None = None, host: str | None = None, **changes: Any
+) -> None:
+    """End a verb: the server's columns, the action with its event, and the operation, in one transaction. A later verb wins silently."""
+
+    async def body(tx: Transaction) -> None:
+        now = c.runtime.now_us()
+        await servers.update_at(tx, op.resource_id, args.generation, now, task=None, **changes)
+        await actions.end(tx, args.action_id, now, "Error" if error is not None else None)
+        event = Event(
+            id=c.runtime.uuid(),
+            action_id=args.action_id,
+            event=f"compute_{op.verb.partition('_')[0]}_instance",
+            host=host,
+            start_at=op.created_at,
+            finish_at=now,
+            result="Error" if error is not None else "Success",
+            details=error.message if error is not None else None,
+        )
+        await actions.add_event(tx, event)
+        await c.cell_ops.finish(tx, op)
+
+    await c.cell_db.transact(body)
+
+
+def fault_of(c: ComputeService, error: Error) -> Fault:
+    return Fault(
+        code=500, message=error.message, created=c.runtime.now_us(), details=error.advice.format_map({"server": "", **error.details})
+    )
+
+
+async def superseded(c: ComputeService, server_id: str, generation: int) -> None:
+    """Raise Superseded when a later verb has begun on the server."""
+    server = await servers.get(c.cell_db, server_id)
+    if server is None or server.deleted or server.generation != generation:
+        raise Superseded(server=server_id)

@@ -1,0 +1,208 @@
+"""The compute service: its collaborators, its lifetime, what hosts report to it, and the contract that other services use."""
+
+from typing import Any
+
+from kilonova.compute import rpc
+from kilonova.compute.domain import hosts as host_domain
+from kilonova.compute.domain.hosts import Hosts
+from kilonova.compute.model import CRASHED, NOSTATE, PAUSED, RUNNING, SHUTDOWN, Daemon, FixedIp, Flavor, Nic, Server
+from kilonova.compute.store import api_tables, cell_tables, mappings, servers
+from kilonova.compute.store import hosts as host_store
+from kilonova.core.bus import Bus
+from kilonova.core.config import Settings
+from kilonova.core.context import Context, service_context
+from kilonova.core.db import Database, Duplicate, Transaction
+from kilonova.core.log import Log
+from kilonova.core.operations import Operations
+from kilonova.core.runtime import Runtime
+from kilonova.core.tasks import Tasks
+from kilonova.identity.contract import Identity
+from kilonova.image.contract import Images
+from kilonova.network import contract as network_contract
+from kilonova.placement.contract import Placement
+
+CELL = "cell1"
+FACTS = "compute.facts"
+QUOTAS = (
+    "instances",
+    "cores",
+    "ram",
+    "metadata_items",
+    "injected_files",
+    "injected_file_content_bytes",
+    "injected_file_path_length",
+    "key_pairs",
+    "server_groups",
+    "server_group_members",
+)
+
+
+class ComputeService:
+    name = "compute"
+
+    def __init__(
+        self,
+        *,
+        api_db: Database,
+        cell_db: Database,
+        runtime: Runtime,
+        log: Log,
+        settings: dict[str, Settings],
+        bus: Bus,
+        identity: Identity,
+        placement: Placement,
+        network: network_contract.Network,
+        images: Images,
+        owner: str,
+        exclusive: bool = True,
+    ) -> None:
+        """owner: this life of this process. exclusive: the databases are ours alone, so operations of earlier lives are dead."""
+        self.api_db = api_db
+        self.cell_db = cell_db
+        self.runtime = runtime
+        self.log = log
+        self.settings = settings
+        self.bus = bus
+        self.identity = identity
+        self.placement = placement
+        self.network = network
+        self.images = images
+        self.exclusive = exclusive
+        self.tasks = Tasks(runtime, log)
+        self.hosts = Hosts(cell_db, runtime, placement, settings)
+        self.api_ops = Operations(api_db, api_tables.operations, runtime, self.tasks, log, owner)
+        self.cell_ops = Operations(cell_db, cell_tables.operations, runtime, self.tasks, log, owner)
+        self.views: dict[tuple[Any, ...], tuple[int, bytes]] = {}
+
+    # ---- lifetime
+
+    async def start(self) -> None:
+        """Listen for facts, then finish what earlier lives began (after the agents are there: `recover`)."""
+        self.bus.serve(FACTS, {rpc.HostReport: self.host_reported, rpc.Alive: self.hosts_alive, rpc.GuestChanged: self.guest_changed})
+        self.bus.subscribe("network.server_changed", self.addresses_changed)
+        await self._introduce_daemons()
+        self.tasks.every("operation leases", 10.0, self._renew)
+
+    async def recover(self) -> int:
+        """Take over operations whose runner died. Called once the hosts have reported, and every now and then."""
+        taken = await self.api_ops.adopt(everything=self.exclusive) + await self.cell_ops.adopt(everything=self.exclusive)
+        self.exclusive = False
+        return taken
+
+    async def stop(self) -> None:
+        self.bus.silence(FACTS)
+        await self.tasks.stop()
+
+    async def _renew(self) -> None:
+        await self.api_ops.renew()
+        await self.cell_ops.renew()
+        await self.api_ops.adopt()
+        await self.cell_ops.adopt()
+        now = self.runtime.now_us()
+        await self.cell_db.transact(lambda tx: host_store.daemons_seen(tx, "kilonova", now))
+
+    async def _introduce_daemons(self) -> None:
+        have = {d.binary for d in await host_store.daemons(self.cell_db)}
+        now = self.runtime.now_us()
+        for binary in ("nova-scheduler", "nova-conductor"):
+            if binary not in have:
+                daemon = Daemon(
+                    id=self.runtime.uuid(),
+                    number=0,
+                    binary=binary,
+                    host="kilonova",
+                    disabled=False,
+                    disabled_reason=None,
+                    seen_at=now,
+                    created_at=now,
+                )
+                try:
+                    await self.cell_db.transact(lambda tx, daemon=daemon: host_store.insert_daemon(tx, daemon))  # type: ignore[misc]
+                except Duplicate:
+                    continue
+        await self.cell_db.transact(lambda tx: host_store.daemons_seen(tx, "kilonova", now))
+
+    # ---- commands down
+
+    async def send(self, host: str, command: Any, timeout_s: float = 120.0) -> Any:
+        """To the agent on a host. Raises Unreachable, or what the agent says went wrong."""
+        return await self.bus.call(f"compute.{host}", command, timeout_s)
+
+    # ---- facts up
+
+    async def host_reported(self, told: rpc.HostReport) -> rpc.HostAccepted:
+        host = await self.hosts.report(told)
+        there = await servers.of_host(self.cell_db, told.host)
+        return rpc.HostAccepted(host_id=host.id, servers=tuple(s.id for s in there), complete=True)
+
+    async def hosts_alive(self, told: rpc.Alive) -> None:
+        await self.hosts.alive(list(told.hosts))
+
+    async def guest_changed(self, told: rpc.GuestChanged) -> None:
+        """A guest did something by itself. A verb under way settles the server itself; otherwise the row follows the truth."""
+        server = await servers.get(self.cell_db, told.server_id)
+        if server is None or server.deleted or server.host != told.host or server.task is not None:
+            return
+        state = {SHUTDOWN: "stopped", NOSTATE: "stopped", PAUSED: "paused", RUNNING: "active", CRASHED: "error"}.get(told.power_state)
+        if state is None or (state == server.state and told.power_state == server.power_state) or server.state == "building":
+            return
+        self.log.warning("guest changed by itself", server=server.id, host=told.host, was=server.state, now=state, reason=told.reason)
+
+        async def body(tx: Transaction) -> None:
+            now = self.runtime.now_us()
+            await servers.update_at(tx, server.id, server.generation, now, state=state, power_state=told.power_state)
+
+        await self.cell_db.transact(body)
+
+    async def addresses_changed(self, told: network_contract.ServerAddressesChanged) -> None:
+        """A port or a floating IP of a server has changed: remember its addresses anew."""
+        server = await servers.get(self.cell_db, told.server_id)
+        if server is None or server.deleted or server.state == "building":
+            return
+        nics = tuple(nic_of(n) for n in await self.network.nics(service_context("compute"), server.id))
+        if nics != server.nics:
+            await self.cell_db.transact(lambda tx: servers.update(tx, server.id, server.updated_at, nics=nics))
+
+    # ---- what the verbs ask
+
+    def disk_gb(self, flavor: Flavor) -> int:
+        return host_domain.disk_gb(flavor)
+
+    def resources(self, flavor: Flavor) -> dict[str, int]:
+        return host_domain.resources(flavor)
+
+    async def unclaim(self, ctx: Context, server: Server, host: str) -> None:
+        await self.placement.release(ctx, server.id)
+        self.hosts.give(host, server.flavor)
+
+    async def quota_limits(self, project_id: str) -> dict[str, int]:
+        """Limits of a project: its own, else the default class's, else the configuration's."""
+        set_by = await mappings.limits(self.api_db, [project_id, "class:default"])
+        configured = self.settings["quota"]
+        return {name: set_by[project_id].get(name, set_by["class:default"].get(name, getattr(configured, name))) for name in QUOTAS}
+
+    async def find(self, server_id: str) -> Server | None:
+        """A server that is not deleted, from its cell or from its build request."""
+        mapping = await mappings.get(self.api_db, server_id)
+        if mapping is None:
+            return None
+        server = await servers.get(self.cell_db, server_id)
+        if server is None:
+            return await mappings.request(self.api_db, server_id)
+        return None if server.deleted else server
+
+
+def nic_of(nic: network_contract.Nic) -> Nic:
+    return Nic(
+        port_id=nic.port_id,
+        network_id=nic.network_id,
+        network_name=nic.network_name,
+        mac=nic.mac,
+        device_name=nic.device_name,
+        mtu=nic.mtu,
+        fixed_ips=tuple(
+            FixedIp(ip=f.ip, version=f.version, floating_ips=tuple(x.floating_ip for x in nic.floating_ips if x.fixed_ip == f.ip))
+            for f in nic.fixed_ips
+        ),
+        tag=nic.tag,
+    )

@@ -1,0 +1,29 @@
+"""Key pairs, on the api side. They belong to users, not to projects."""
+
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.compute.model import Keypair
+from kilonova.compute.store.api_tables import keypairs
+from kilonova.core.db import Reader, Transaction, inserted, prepared
+
+_FIELDS = Keypair.__struct_fields__
+_COLUMNS = [keypairs.c[name] for name in _FIELDS]
+_INSERT = inserted(keypairs)
+_GET = prepared(sa.select(*_COLUMNS).where(keypairs.c.user_id == sa.bindparam("user_id"), keypairs.c.name == sa.bindparam("name")))
+
+
+def _keypair(row: tuple[Any, ...]) -> Keypair:
+    return Keypair(**dict(zip(_FIELDS, row, strict=True)))
+
+
+async def insert(tx: Transaction, keypair: Keypair) -> None:
+    """Raises Duplicate (keypairs.user_id, keypairs.name)."""
+    await tx.run(_INSERT, msgspec.structs.asdict(keypair))
+
+
+async def get(reader: Reader, user_id: str, name: str) -> Keypair | None:
+    row = await reader.one(_GET, {"user_id": user_id, "name": name})
+    return _keypair(row) if row else None

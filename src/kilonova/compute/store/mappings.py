@@ -1,0 +1,164 @@
+"""Where each server lives, requests that have no host yet, and quota: the api side of a server.
+
+A server counts against its project's quota exactly while its mapping exists: both are written in one transaction.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.compute.model import Server
+from kilonova.compute.store.api_tables import build_requests, counters, quota_limits, quota_usages, server_mappings
+from kilonova.core.db import Duplicate, Reader, Transaction, inserted, prepared
+
+
+class Mapping(msgspec.Struct, frozen=True):
+    server_id: str
+    project_id: str
+    cell: str
+    vcpus: int
+    ram_mb: int
+    deleting: bool
+    created_at: int
+
+
+_m, _b, _u = server_mappings.c, build_requests.c, quota_usages.c
+_INSERT = inserted(server_mappings)
+_INSERT_REQUEST = inserted(build_requests)
+_GET = prepared(sa.select(server_mappings).where(_m.server_id == sa.bindparam("id")))
+_REQUEST = prepared(sa.select(_b.server).where(_b.server_id == sa.bindparam("id")))
+_REQUESTS = prepared(sa.select(_b.server).order_by(_b.server_id))
+_REQUESTS_OF = prepared(sa.select(_b.server).where(_b.project_id == sa.bindparam("project_id")).order_by(_b.server_id))
+_PLACE = prepared(sa.update(server_mappings).where(_m.server_id == sa.bindparam("key")).values(cell=sa.bindparam("to_cell")))
+_MARK = prepared(
+    sa.update(server_mappings).where(_m.server_id == sa.bindparam("key"), _m.deleting == sa.false()).values(deleting=sa.true())
+)
+_DROP = prepared(sa.delete(server_mappings).where(_m.server_id == sa.bindparam("id")))
+_DROP_REQUEST = prepared(sa.delete(build_requests).where(_b.server_id == sa.bindparam("id")))
+_UPDATE_REQUEST = prepared(
+    sa.update(build_requests)
+    .where(_b.server_id == sa.bindparam("key"))
+    .values(server=sa.bindparam("to_server", type_=build_requests.c.server.type))
+)
+_USAGE = prepared(sa.select(_u.instances, _u.cores, _u.ram_mb).where(_u.project_id == sa.bindparam("id")))
+_NEW_USAGE = inserted(quota_usages)
+_FITS = [
+    sa.or_(
+        sa.bindparam("max_" + name, type_=sa.BigInteger) < 0,
+        _u[name] + sa.bindparam("n_" + name) <= sa.bindparam("max_" + name, type_=sa.BigInteger),
+    )
+    for name in ("instances", "cores", "ram_mb")
+]
+_TAKE = prepared(
+    sa.update(quota_usages)
+    .where(_u.project_id == sa.bindparam("key"), *_FITS)
+    .values(**{name: _u[name] + sa.bindparam("n_" + name) for name in ("instances", "cores", "ram_mb")})
+)
+_GIVE = prepared(
+    sa.update(quota_usages)
+    .where(_u.project_id == sa.bindparam("key"))
+    .values(instances=_u.instances - 1, cores=_u.cores - sa.bindparam("n_cores"), ram_mb=_u.ram_mb - sa.bindparam("n_ram_mb"))
+)
+_LIMITS = prepared(
+    sa.select(quota_limits.c.scope, quota_limits.c.resource, quota_limits.c.maximum)
+    .where(quota_limits.c.scope.in_(sa.bindparam("scopes", expanding=True)))
+    .order_by(quota_limits.c.scope, quota_limits.c.resource)
+)
+_NEXT = prepared(sa.update(counters).where(counters.c.name == sa.bindparam("key")).values(value=counters.c.value + sa.bindparam("by")))
+_VALUE = prepared(sa.select(counters.c.value).where(counters.c.name == sa.bindparam("name")))
+_NEW_COUNTER = inserted(counters)
+
+
+async def numbers(tx: Transaction, name: str, count: int) -> int:
+    """Reserve `count` consecutive numbers of a series; the first of them."""
+    if not await tx.run(_NEXT, {"key": name, "by": count}):
+        await tx.run(_NEW_COUNTER, {"name": name, "value": count})
+    row = await tx.one(_VALUE, {"name": name})
+    assert row is not None
+    return int(row[0]) - count + 1
+
+
+async def insert(tx: Transaction, server: Server) -> None:
+    flavor = server.flavor
+    await tx.run(
+        _INSERT,
+        {
+            "server_id": server.id,
+            "project_id": server.project_id,
+            "cell": "",
+            "vcpus": flavor.vcpus,
+            "ram_mb": flavor.ram_mb,
+            "deleting": False,
+            "created_at": server.created_at,
+        },
+    )
+    await tx.run(_INSERT_REQUEST, {"server_id": server.id, "project_id": server.project_id, "server": server})
+
+
+async def get(reader: Reader, server_id: str) -> Mapping | None:
+    row = await reader.one(_GET, {"id": server_id})
+    return Mapping(*row) if row else None
+
+
+async def request(reader: Reader, server_id: str) -> Server | None:
+    row = await reader.one(_REQUEST, {"id": server_id})
+    return row[0] if row else None
+
+
+async def requests(reader: Reader, project_id: str | None) -> list[Server]:
+    rows = await reader.all(_REQUESTS) if project_id is None else await reader.all(_REQUESTS_OF, {"project_id": project_id})
+    return [row[0] for row in rows]
+
+
+async def update_request(tx: Transaction, server: Server) -> int:
+    return await tx.run(_UPDATE_REQUEST, {"key": server.id, "to_server": server})
+
+
+async def place(tx: Transaction, server_id: str, cell: str) -> None:
+    """The server lives in a cell now; its build request is done."""
+    await tx.run(_PLACE, {"key": server_id, "to_cell": cell})
+    await tx.run(_DROP_REQUEST, {"id": server_id})
+
+
+async def mark_deleting(tx: Transaction, server_id: str) -> int:
+    """0: somebody was quicker, or it is gone."""
+    return await tx.run(_MARK, {"key": server_id})
+
+
+async def drop(tx: Transaction, mapping: Mapping) -> None:
+    """Forget a server and give its quota back, once."""
+    await tx.run(_DROP_REQUEST, {"id": mapping.server_id})
+    if await tx.run(_DROP, {"id": mapping.server_id}):
+        await tx.run(_GIVE, {"key": mapping.project_id, "n_cores": mapping.vcpus, "n_ram_mb": mapping.ram_mb})
+
+
+async def take_quota(tx: Transaction, project_id: str, wanted: dict[str, int], limits: dict[str, int]) -> bool:
+    """Count servers, cores and memory (keys instances, cores, ram_mb) against the project, all or nothing."""
+    values: dict[str, Any] = {"key": project_id}
+    for name in ("instances", "cores", "ram_mb"):
+        values["n_" + name] = wanted[name]
+        values["max_" + name] = limits[name]
+    if await tx.run(_TAKE, values):
+        return True
+    if await tx.one(_USAGE, {"id": project_id}) is not None:
+        return False
+    try:
+        await tx.run(_NEW_USAGE, {"project_id": project_id, "instances": 0, "cores": 0, "ram_mb": 0})
+    except Duplicate:
+        pass
+    return bool(await tx.run(_TAKE, values))
+
+
+async def usage(reader: Reader, project_id: str) -> dict[str, int]:
+    row = await reader.one(_USAGE, {"id": project_id})
+    return dict(zip(("instances", "cores", "ram_mb"), row or (0, 0, 0), strict=True))
+
+
+async def limits(reader: Reader, scopes: Sequence[str]) -> dict[str, dict[str, int]]:
+    """scope -> resource -> limit, only what was set."""
+    out: dict[str, dict[str, int]] = {scope: {} for scope in scopes}
+    for scope, resource, maximum in await reader.all(_LIMITS, {"scopes": list(scopes)}):
+        out[scope][resource] = maximum
+    return out

@@ -1,0 +1,97 @@
+"""Servers, on the cell side. Each write raises `revision` and sets `updated_at`; views are cached by revision."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.compute.model import Server
+from kilonova.compute.store.cell_tables import servers as t
+from kilonova.core.db import Prepared, Reader, Transaction, inserted, prepared
+
+FIELDS = Server.__struct_fields__
+_COLUMNS = [t.c[name] for name in FIELDS]
+_INSERT = inserted(t)
+_GET = prepared(sa.select(*_COLUMNS).where(t.c.id == sa.bindparam("id")))
+_MANY = prepared(sa.select(*_COLUMNS).where(t.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(t.c.id))
+_OF_HOST = prepared(
+    sa.select(*_COLUMNS).where(t.c.host == sa.bindparam("host"), t.c.deleted == sa.bindparam("deleted", type_=sa.Boolean)).order_by(t.c.id)
+)
+_updates: dict[tuple[tuple[str, ...], str, bool], Prepared] = {}
+
+IF_ALIVE = "alive"
+IF_GENERATION = "generation"
+IF_ALLOWED = "allowed"
+
+
+def _server(row: tuple[Any, ...]) -> Server:
+    return Server(**dict(zip(FIELDS, row, strict=True)))
+
+
+async def insert(tx: Transaction, server: Server) -> None:
+    await tx.run(_INSERT, msgspec.structs.asdict(server))
+
+
+async def get(reader: Reader, server_id: str) -> Server | None:
+    row = await reader.one(_GET, {"id": server_id})
+    return _server(row) if row else None
+
+
+async def many(reader: Reader, ids: Sequence[str]) -> list[Server]:
+    return [_server(row) for row in await reader.all(_MANY, {"ids": list(ids)})] if ids else []
+
+
+async def of_host(reader: Reader, host: str) -> list[Server]:
+    return [_server(row) for row in await reader.all(_OF_HOST, {"host": host, "deleted": False})]
+
+
+def _update(columns: tuple[str, ...], condition: str, *, new_verb: bool = False) -> Prepared:
+    key = (columns, condition, new_verb)
+    found = _updates.get(key)
+    if found is None:
+        where: list[Any] = [t.c.id == sa.bindparam("key"), t.c.deleted == sa.false()]
+        if condition == IF_GENERATION:
+            where.append(t.c.generation == sa.bindparam("at_generation"))
+        elif condition == IF_ALLOWED:
+            where += [
+                t.c.state.in_(sa.bindparam("states", expanding=True)),
+                sa.func.coalesce(t.c.task, "").in_(sa.bindparam("tasks", expanding=True)),
+            ]
+        values: dict[str, Any] = {name: sa.bindparam("to_" + name, type_=t.c[name].type) for name in columns}
+        values["revision"] = t.c.revision + 1
+        if new_verb:
+            values["generation"] = t.c.generation + 1
+        found = _updates[key] = prepared(sa.update(t).where(*where).values(values))
+    return found
+
+
+async def update(tx: Transaction, server_id: str, now: int, **changes: Any) -> int:
+    """Change columns of a server that is not deleted."""
+    changes["updated_at"] = now
+    return await tx.run(_update(tuple(changes), IF_ALIVE), {"key": server_id, **{"to_" + k: v for k, v in changes.items()}})
+
+
+async def update_at(tx: Transaction, server_id: str, generation: int, now: int, **changes: Any) -> int:
+    """The same, only while no later verb has begun."""
+    changes["updated_at"] = now
+    values = {"key": server_id, "at_generation": generation, **{"to_" + k: v for k, v in changes.items()}}
+    return await tx.run(_update(tuple(changes), IF_GENERATION), values)
+
+
+async def begin(tx: Transaction, server_id: str, states: Sequence[str], tasks: Sequence[str | None], now: int, task: str) -> int:
+    """Claim a server for a verb: set its task and raise its generation when state and task allow it. 0: they do not."""
+    values = {"key": server_id, "states": list(states), "tasks": [x or "" for x in tasks], "to_task": task, "to_updated_at": now}
+    return await tx.run(_update(("task", "updated_at"), IF_ALLOWED, new_verb=True), values)
+
+
+async def supersede(tx: Transaction, server_id: str, now: int, task: str) -> int:
+    """Claim a server for a verb that overtakes any other (delete)."""
+    values = {"key": server_id, "to_task": task, "to_updated_at": now}
+    return await tx.run(_update(("task", "updated_at"), IF_ALIVE, new_verb=True), values)
+
+
+async def ids(reader: Reader, where: Sequence[Any], order: Sequence[Any], limit: int | None) -> list[tuple[str, int]]:
+    """(id, revision) of the servers that a list shows."""
+    query = sa.select(t.c.id, t.c.revision).where(*where).order_by(*order)
+    return [(row[0], row[1]) for row in await reader.all(query.limit(limit) if limit is not None else query)]
