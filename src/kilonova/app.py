@@ -102,9 +102,17 @@ class Cloud:
             extra_headers={"vary": "X-Auth-Token"},
         )
 
+    def metadatas(self) -> list[Any]:
+        """The tables of every service of this process (SQLAlchemy's MetaData)."""
+        return [self.identity.metadata]
+
+    async def create_tables(self) -> None:
+        for metadata in self.metadatas():
+            await self.db.create(metadata)
+
     async def start(self, passwords: Mapping[str, str]) -> None:
         """passwords: of the users that a new cloud gets (admin, demo). Later starts leave users alone."""
-        await self.db.create(self.identity.metadata)
+        await self.create_tables()
         entries = [ServiceEntry(*CATALOG[name][:3], self.plan.url(name) + CATALOG[name][3]) for name in self.edges if name in CATALOG]
         with self.timed("identity"):
             await self.identity.bootstrap(passwords_by_user=passwords, entries=entries, region=self.plan.region)
