@@ -11,10 +11,7 @@ from typing import Protocol
 
 from kilonova.network import rpc
 
-BUILTIN = {
-    "linux": "kilonova.network.drivers.linux.driver:LinuxDriver",
-    "fake": "kilonova.network.drivers.fake:FakeDriver",
-}
+BUILTIN = {"linux": "kilonova.network.drivers.linux.driver:LinuxDriver", "fake": "kilonova.network.drivers.fake:FakeDriver"}
 
 MetadataHandler = Callable[[rpc.MetadataRequest], Awaitable[rpc.MetadataReply]]
 

@@ -22,12 +22,7 @@ class FakeDriver:
     """`wire_delay_s` is waited out in each `plug`, also in those that fail. `fail_plugs` counts down to no more failures."""
 
     def __init__(
-        self,
-        *,
-        host: str = "fake",
-        sleep: Sleep | None = None,
-        wire_delay_s: float = 0.0,
-        metadata: MetadataHandler = _no_metadata,
+        self, *, host: str = "fake", sleep: Sleep | None = None, wire_delay_s: float = 0.0, metadata: MetadataHandler = _no_metadata
     ) -> None:
         if wire_delay_s > 0 and sleep is None:
             raise ValueError("wire_delay_s needs a sleep function, for the fake never sleeps by itself.")

@@ -27,7 +27,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     protocol: int
     source: str
     destination: str
-    reply_source: str
+    reply_destination: str
     destination_port: int | None
     icmp_type: int | None
     icmp_code: int | None
@@ -58,7 +58,7 @@ def parse(body: bytes) -> Entry | None:
         protocol=proto[_PROTO_NUMBER][0],
         source=source,
         destination=destination,
-        reply_source=_addresses(attributes(attributes(found[_TUPLE_REPLY])[_TUPLE_IP]))[0],
+        reply_destination=_addresses(attributes(attributes(found[_TUPLE_REPLY])[_TUPLE_IP]))[1],
         destination_port=struct.unpack(">H", port)[0] if port else None,
         icmp_type=icmp_type[0] if icmp_type else None,
         icmp_code=icmp_code[0] if icmp_code else None,

@@ -84,18 +84,20 @@ def remove(name: str) -> bool:
     return there
 
 
-def open_fd(name: str) -> int:
-    """A descriptor that stands for the namespace; the caller closes it."""
-    return os.open(path(name), os.O_RDONLY | os.O_CLOEXEC)
+@contextmanager
+def opened(name: str) -> Iterator[int]:
+    """A descriptor that stands for the namespace."""
+    descriptor = os.open(path(name), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def enter(name: str) -> None:
     """Move the calling thread for good: for initialisers of threads."""
-    descriptor = open_fd(name)
-    try:
+    with opened(name) as descriptor:
         _call("setns", descriptor, _CLONE_NEWNET, about=name)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _RTM_NEWNEIGH, _RTM_DELNEIGH, _RTM_GETNEIGH = 28, 29, 30
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
-_IFLA_IFALIAS, _IFLA_NET_NS_FD = 20, 28
+_IFLA_IFALIAS, _IFLA_GROUP, _IFLA_NET_NS_FD = 20, 27, 28
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_PEER = 1
 _BR_FORWARD_DELAY, _BR_MCAST_SNOOPING = 1, 23
@@ -127,14 +127,7 @@ def add_vxlan(name: str, *, vni: int, local_ip: str, mtu: int, master: int) -> M
 
 
 def add_veth(
-    name: str,
-    *,
-    peer: str,
-    peer_namespace_fd: int,
-    mtu: int,
-    peer_mac: str | None = None,
-    master: int | None = None,
-    up: bool = True,
+    name: str, *, peer: str, peer_namespace_fd: int, mtu: int, peer_mac: str | None = None, master: int | None = None, up: bool = True
 ) -> Message:
     """The peer is born in the other namespace, under its final name."""
     inside = _link_header() + text(_IFLA_IFNAME, peer) + u32(_IFLA_MTU, mtu) + u32(_IFLA_NET_NS_FD, peer_namespace_fd)
@@ -192,6 +185,17 @@ def quiet_bridge_port(name: str) -> Message:
     return Message(_RTM_NEWLINK, 0, body, about=f"set bridge port {name}")
 
 
+def group_link(name: str, group: int) -> Message:
+    """Puts the link into a group, to be deleted with `delete_group`."""
+    body = _link_header() + text(_IFLA_IFNAME, name) + u32(_IFLA_GROUP, group)
+    return Message(_RTM_NEWLINK, 0, body, about=f"group link {name}", ignore=(errno.ENODEV,))
+
+
+def delete_group(group: int) -> Message:
+    """Many links at the price of one: each single deletion waits for every processor to pass by."""
+    return Message(_RTM_DELLINK, 0, _link_header() + u32(_IFLA_GROUP, group), about="delete links", ignore=(errno.ENODEV,))
+
+
 def delete_link(name: str) -> Message:
     return Message(_RTM_DELLINK, 0, _link_header() + text(_IFLA_IFNAME, name), about=f"delete link {name}", ignore=(errno.ENODEV,))
 
@@ -218,9 +222,7 @@ def _route(kind: int, flags: int, destination: str, via: str | None, index: int 
     raw = network.network_address.packed
     scope = _RT_SCOPE_UNIVERSE if via is not None or len(raw) == 16 else _RT_SCOPE_LINK
     onlink = _RTNH_F_ONLINK if via is not None and index is not None else 0
-    header = struct.pack(
-        "=BBBBBBBBI", _family(raw), network.prefixlen, 0, 0, _RT_TABLE_MAIN, RTPROT_STATIC, scope, _RTN_UNICAST, onlink
-    )
+    header = struct.pack("=BBBBBBBBI", _family(raw), network.prefixlen, 0, 0, _RT_TABLE_MAIN, RTPROT_STATIC, scope, _RTN_UNICAST, onlink)
     body = header + attribute(_RTA_DST, raw)
     if via is not None:
         body += attribute(_RTA_GATEWAY, ip_bytes(via))

@@ -7,7 +7,8 @@ anything else through libnftables. When a change is refused, nothing of it was d
 from collections.abc import Iterable, Mapping
 
 from kilonova.network.drivers.linux import security_groups
-from kilonova.network.drivers.linux.nft import Element, Elements, Nft, SetKind
+from kilonova.network.drivers.linux.netlink import NetlinkError
+from kilonova.network.drivers.linux.nft import Element, Elements, Nft, NftError, SetKind
 from kilonova.network.drivers.linux.security_groups import Part
 
 Key = tuple[str, str]
@@ -93,6 +94,7 @@ class Ruleset:
         self.parts: dict[Key, Part] = {}
         self.transactions = 0
         self.hot_transactions = 0
+        self.reloads = 0
 
     def load(self, parts: Mapping[Key, Part]) -> None:
         """Replace everything atomically: no packet sees a state in between."""
@@ -101,18 +103,20 @@ class Ruleset:
         self.transactions += 1
 
     def change(self, changes: Mapping[Key, Part | None]) -> None:
-        """None removes a part."""
+        """None removes a part. If the kernel holds something else than we think, everything is loaded anew."""
         keys = sorted(changes)
         before = [self.parts.get(key, _NOTHING) for key in keys]
         after = [changes[key] or _NOTHING for key in keys]
-        if before != after:
+        if before == after:
+            return
+        wanted = {key: part for key, part in self.parts.items() if key not in changes}
+        wanted |= {key: part for key, part in changes.items() if part is not None}
+        try:
             self._apply(Difference(before, after))
-        for key in keys:
-            part = changes[key]
-            if part is None:
-                self.parts.pop(key, None)
-            else:
-                self.parts[key] = part
+        except (NftError, NetlinkError):
+            self.reloads += 1
+            self.load(wanted)
+        self.parts = wanted
 
     def _apply(self, difference: Difference) -> None:
         if difference.empty():

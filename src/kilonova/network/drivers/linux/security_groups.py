@@ -18,6 +18,7 @@ import msgspec
 
 from kilonova.network import rpc
 from kilonova.network.drivers.linux.nft import Element, SetKind
+from kilonova.network.drivers.linux.rtnl import mac_bytes, mac_text
 
 ESTABLISHED = 0x0100_0000
 PORTS = SetKind("ports", ("ifname",), "verdict")
@@ -310,6 +311,10 @@ def combination_part(group_ids: Iterable[str]) -> Part:
     )
 
 
+def normal_mac(mac: str) -> str:
+    return mac_text(mac_bytes(mac))
+
+
 def link_local(mac: str) -> str:
     """The EUI-64 link-local address."""
     raw = bytearray.fromhex(mac.replace(":", ""))
@@ -329,9 +334,9 @@ def port_part(port: rpc.Port) -> Part:
         Element(EGRESS, (tap,), f"goto {name}_egress"),
         Element(INGRESS, (tap,), f"goto {name}_ingress"),
     }
-    own = port.mac.lower()
+    own = normal_mac(port.mac)
     pairs = [(own, fixed.ip) for fixed in port.fixed_ips]
-    pairs += [((pair.mac or own).lower(), pair.ip) for pair in port.allowed_address_pairs]
+    pairs += [(normal_mac(pair.mac or own), pair.ip) for pair in port.allowed_address_pairs]
     pairs += [(mac, link_local(mac)) for mac in sorted({own} | {mac for mac, _ in pairs})]
     wide: dict[tuple[str, int], list[str]] = {}
     for mac, ip in pairs:
