@@ -1,0 +1,214 @@
+"""A whole cloud on a virtual clock: one seed, one event log.
+
+`run(seed, story)` gives the story a `SimRuntime` whose clock, chance and threads are the simulation's. Time jumps to the next timer when
+nothing is ready, so hours pass in seconds. While the story runs, a tripwire fails on any read of the machine's own clock, randomness,
+threads, sockets or processes. `SimRuntime.events` is the log: every point that the cloud passes.
+
+The traps this avoids (sets of strings, task groups that cancel in address order, uuid4) are in docs/internals/simulation.md.
+"""
+
+import asyncio
+import datetime
+import gc
+import hashlib
+import heapq
+import os
+import random
+import secrets
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from kilonova.core.runtime import Runtime
+
+T = TypeVar("T")
+EPOCH = 1_800_000_000.0
+"""The simulated clock starts here (2027-01-15)."""
+
+
+class Deadlock(Exception):
+    """Nothing is ready and no timer is set: the story waits for something that nobody will do."""
+
+
+class Killed(SystemExit):
+    """The process dies here. A SystemExit, since that leaves the loop at once and no `except Exception` holds it."""
+
+
+class WallClock(AssertionError):
+    """Simulated code has asked the machine instead of the Runtime."""
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """asyncio without selector: when nothing is ready the clock jumps to the next timer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+
+    def time(self) -> float:
+        return self._now
+
+    def _run_once(self) -> None:
+        scheduled: list[Any] = self._scheduled  # type: ignore[attr-defined]
+        ready: Any = self._ready  # type: ignore[attr-defined]
+        while scheduled and scheduled[0]._cancelled:
+            heapq.heappop(scheduled)._scheduled = False
+        if not ready and not self._stopping:  # type: ignore[attr-defined]
+            if not scheduled:
+                raise Deadlock("nothing is ready and no timer is set")
+            self._now = max(self._now, scheduled[0]._when)
+        while scheduled and scheduled[0]._when <= self._now:
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False
+            if not handle._cancelled:
+                ready.append(handle)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def _process_events(self, event_list: Any) -> None:
+        raise NotImplementedError("a virtual loop has no sockets")
+
+    def _write_to_self(self) -> None:
+        """call_soon_threadsafe from the loop's own thread (finalisers of async generators) needs no waking."""
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
+        raise WallClock("a thread was asked for; use Runtime.blocking")
+
+
+class SimRuntime(Runtime):
+    """Clock, chance and threads of one simulated life. `kill_at`: die when this many points have been passed."""
+
+    def __init__(self, loop: VirtualLoop, seed: int, *, kill_at: int | None = None, start: float = 0.0) -> None:
+        super().__init__()
+        self.random = random.Random(seed)
+        self.events: list[str] = []
+        self.points = 0
+        self.kill_at = kill_at
+        self.dead = False
+        self._loop = loop
+        self._start = start
+
+    def now(self) -> float:
+        return EPOCH + self._start + self._loop.time()
+
+    def monotonic(self) -> float:
+        return self._start + self._loop.time()
+
+    def token_bytes(self, count: int) -> bytes:
+        return self.random.getrandbits(8 * count).to_bytes(count, "big") if count else b""
+
+    async def blocking(self, function: Callable[..., T], *arguments: Any, pool: str = "default") -> T:
+        """Inline, after a simulated moment."""
+        await asyncio.sleep(self.random.uniform(0.0001, 0.002))
+        return function(*arguments)
+
+    def point(self, name: str) -> None:
+        if self.dead:
+            raise Killed
+        self.points += 1
+        self.note(name)
+        if self.kill_at is not None and self.points >= self.kill_at:
+            self.dead = True
+            raise Killed
+
+    def note(self, text: str) -> None:
+        self.events.append(f"{self._start + self._loop.time():.6f} {text}")
+
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self.events).encode()).hexdigest()
+
+
+_graveyard: list[Any] = []
+"""Loops of killed lives: collected, their coroutines would run their `finally` clauses, which the dead do not do."""
+
+
+def run(
+    story: Callable[[SimRuntime], Awaitable[T]], seed: int, *, kill_at: int | None = None, start: float = 0.0
+) -> tuple[T | None, SimRuntime]:
+    """Run a story to its end, or to its death at `kill_at` (then the result is None). Raises what the story raises."""
+    loop = VirtualLoop()
+    runtime = SimRuntime(loop, seed, kill_at=kill_at, start=start)
+    collecting = gc.isenabled()
+    gc.disable()
+    asyncio.set_event_loop(loop)
+    try:
+        with tripwire() as alarms:
+            try:
+                result: T | None = loop.run_until_complete(_told(story, runtime))
+            except Killed:
+                _graveyard.append((loop, runtime))
+                asyncio.events._set_running_loop(None)
+                return None, runtime
+        if alarms:
+            raise WallClock("; ".join(dict.fromkeys(alarms)))
+        return result, runtime
+    finally:
+        asyncio.set_event_loop(None)
+        if collecting:
+            gc.enable()
+
+
+async def _told(story: Callable[[SimRuntime], Awaitable[T]], runtime: SimRuntime) -> T:
+    return await story(runtime)
+
+
+@contextmanager
+def tripwire() -> Iterator[list[str]]:
+    """Let every way around the Runtime raise, and be remembered (an edge turns an exception into a 500)."""
+    alarms: list[str] = []
+
+    def alarm(name: str) -> Callable[..., Any]:
+        def trip(*arguments: Any, **options: Any) -> Any:
+            alarms.append(f"{name} was called")
+            raise WallClock(f"{name} was called in a simulation; use the Runtime")
+
+        return trip
+
+    places: list[tuple[Any, str]] = [
+        *(
+            (time, name)
+            for name in (
+                "time",
+                "time_ns",
+                "monotonic",
+                "monotonic_ns",
+                "perf_counter",
+                "perf_counter_ns",
+                "sleep",
+                "localtime",
+                "gmtime",
+                "ctime",
+            )
+        ),
+        *((uuid, name) for name in ("uuid1", "uuid4")),
+        (os, "urandom"),
+        *((secrets, name) for name in ("token_bytes", "token_hex", "token_urlsafe", "randbelow", "choice")),
+        *((random, name) for name in ("random", "randint", "choice", "randrange", "shuffle", "uniform", "sample", "getrandbits")),
+        (socket, "socket"),
+        (subprocess, "Popen"),
+        (threading.Thread, "start"),
+    ]
+    kept = [(holder, name, getattr(holder, name)) for holder, name in places]
+    real_datetime = datetime.datetime
+
+    class GuardedDatetime(real_datetime):  # type: ignore[misc, valid-type]
+        now = classmethod(lambda cls, tz=None: alarm("datetime.now")())
+        utcnow = classmethod(lambda cls: alarm("datetime.utcnow")())
+        today = classmethod(lambda cls: alarm("datetime.today")())
+
+    try:
+        for holder, name, _ in kept:
+            setattr(holder, name, alarm(f"{getattr(holder, '__name__', holder)}.{name}"))
+        datetime.datetime = GuardedDatetime  # type: ignore[misc]
+        yield alarms
+    finally:
+        for holder, name, value in kept:
+            setattr(holder, name, value)
+        datetime.datetime = real_datetime  # type: ignore[misc]
