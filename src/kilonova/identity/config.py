@@ -5,6 +5,7 @@ from oslo_config import cfg
 from kilonova.core.config import Options
 
 OPTIONS: Options = {
+    "DEFAULT": [cfg.IntOpt("max_project_tree_depth", default=5, min=1, help="Levels of projects below a domain.")],
     "token": [
         cfg.IntOpt("expiration", default=3600, min=1, help="Seconds that a token is valid."),
         cfg.IntOpt("allow_expired_window", default=172800, min=0, help="Seconds that a service may still validate an expired token for."),

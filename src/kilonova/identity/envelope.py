@@ -3,6 +3,7 @@
 from kilonova.core.envelopes import TITLES
 from kilonova.core.errors import Error, PolicyForbids
 from kilonova.core.http import Reply, Request
+from kilonova.identity.errors import UnsupportedMethod
 
 _NOT_FOUND = (
     b"<!doctype html>\n<html lang=en>\n<title>404 Not Found</title>\n<h1>Not Found</h1>\n<p>The requested URL was not found on the server. "
@@ -27,5 +28,7 @@ class IdentityEnvelope:
 
     def unauthorized(self, request: Request, error: Error, identity_url: str) -> Reply:
         reply = self.error(request, error)
+        if isinstance(error, UnsupportedMethod):
+            reply.body["error"]["identity"] = {"methods": list(error.METHODS)}
         reply.headers = {"www-authenticate": f'Keystone uri="{request.base_url}/v3"'}
         return reply

@@ -50,6 +50,8 @@ class IdentityService:
         self._key_numbers: list[int] = []
         self._revision = -1
         self._cache: dict[bytes, Validated] = {}
+        self.documents: dict[tuple[str, bool], bytes] = {}
+        """Encoded token documents by (audit id, with catalog), as good as the revision."""
         self._roles: grants.RoleTable | None = None
         self._catalog: list[dict[str, Any]] | None = None
 
@@ -106,22 +108,29 @@ class IdentityService:
         now = await revisions.current(self.db)
         if now != self._revision:
             self._cache.clear()
+            self.documents.clear()
             self._roles = None
             self._catalog = None
             self._revision = now
         return now
 
     async def roles(self) -> grants.RoleTable:
-        await self._fresh()
-        if self._roles is None:
-            self._roles = await grants.role_table(self.db)
-        return self._roles
+        revision = await self._fresh()
+        found = self._roles
+        if found is None:
+            found = await grants.role_table(self.db)
+            if revision == self._revision:
+                self._roles = found
+        return found
 
     async def catalog(self) -> list[dict[str, Any]]:
-        await self._fresh()
-        if self._catalog is None:
-            self._catalog = await catalog.listing(self.db)
-        return self._catalog
+        revision = await self._fresh()
+        found = self._catalog
+        if found is None:
+            found = await catalog.listing(self.db)
+            if revision == self._revision:
+                self._catalog = found
+        return found
 
     def seal(self, token: Token) -> str:
         assert self.codec is not None
@@ -129,7 +138,7 @@ class IdentityService:
 
     async def validate(self, text: str, *, allow_expired: bool = False) -> Validated:
         """Raises Unauthorized."""
-        await self._fresh()
+        revision = await self._fresh()
         key = tokens.digest(text)
         found = self._cache.get(key)
         now = self.runtime.now_us()
@@ -142,7 +151,10 @@ class IdentityService:
             found = await self.resolve(token)
             if len(self._cache) >= CACHE_SIZE:
                 self._cache.clear()
-            self._cache[key] = found
+                self.documents.clear()
+            if revision == self._revision:
+                # What was read while somebody else saw a newer revision may be older than that.
+                self._cache[key] = found
         window = self.settings["token"].allow_expired_window * 1_000_000 if allow_expired else 0
         if found.token.expires_at + window <= now:
             raise Unauthorized

@@ -11,10 +11,14 @@ from kilonova.core.http import Reply, Request
 from kilonova.identity.api import views
 from kilonova.identity.domain import catalog, grants, passwords
 from kilonova.identity.domain.tokens import audit_id
-from kilonova.identity.errors import WrongCredentials
+from kilonova.identity.errors import UnsupportedMethod, WrongCredentials
 from kilonova.identity.model import Project, Token, User
 from kilonova.identity.service import IdentityService, Validated
 from kilonova.identity.store import projects, users
+
+MAX_CHAIN = 16
+"""Tokens that a token may descend from: each makes it 24 characters longer."""
+_encode = msgspec.json.Encoder().encode
 
 
 class DomainRef(msgspec.Struct):
@@ -93,12 +97,14 @@ async def create(c: IdentityService, ctx: Context, req: Request, body: CreateTok
                 old = await c.validate(auth.identity.token.id)
             except Unauthorized:
                 raise WrongCredentials from None
-            found, expires, chain, rescoped = old.user, min(expires, old.token.expires_at), old.token.audit_ids[-1:], True
+            found, expires, chain, rescoped = old.user, min(expires, old.token.expires_at), old.token.audit_ids, True
+            if len(chain) >= MAX_CHAIN:
+                raise WrongCredentials(reason="the token was derived too often")
             for name in old.token.methods:
                 used[name] = None
             used["token"] = None
         else:
-            raise WrongCredentials(reason=f"method {method[:40]} is not supported")
+            raise UnsupportedMethod
         if user is not None and user.id != found.id:
             raise WrongCredentials
         user = found
@@ -196,7 +202,7 @@ async def _document(c: IdentityService, v: Validated, *, with_catalog: bool) -> 
     token: dict[str, Any] = {
         "methods": list(v.token.methods),
         "user": user,
-        "audit_ids": list(v.token.audit_ids),
+        "audit_ids": [*v.token.audit_ids[:1], *v.token.audit_ids[1:][-1:]],
         "expires_at": times.iso_us_z(v.token.expires_at),
         "issued_at": times.iso_us_z(v.token.issued_at - v.token.issued_at % 1_000_000),
     }
@@ -233,9 +239,22 @@ async def _subject(c: IdentityService, req: Request, rule: str, *, allow_expired
 
 
 async def validate(c: IdentityService, ctx: Context, req: Request) -> Reply:
-    found, text = await _subject(c, req, "identity:validate_token", allow_expired=req.one("allow_expired") in ("1", "true", "True"))
-    document = await _document(c, found, with_catalog=req.one("nocatalog") is None)
-    return Reply(document, 200, {"x-subject-token": text})
+    return await _shown(c, req, "identity:validate_token")
+
+
+async def check(c: IdentityService, ctx: Context, req: Request) -> Reply:
+    """HEAD: the headers of the answer only."""
+    return await _shown(c, req, "identity:check_token")
+
+
+async def _shown(c: IdentityService, req: Request, rule: str) -> Reply:
+    found, text = await _subject(c, req, rule, allow_expired=req.one("allow_expired") in ("1", "true", "True"))
+    with_catalog = req.one("nocatalog") is None
+    key = (found.token.audit_ids[0], with_catalog)
+    body = c.documents.get(key)
+    if body is None:
+        body = c.documents[key] = _encode(await _document(c, found, with_catalog=with_catalog))
+    return Reply(body, 200, {"x-subject-token": text})
 
 
 async def revoke(c: IdentityService, ctx: Context, req: Request) -> Reply:
@@ -250,14 +269,12 @@ async def show_catalog(c: IdentityService, ctx: Context, req: Request) -> dict[s
 
 async def list_projects(c: IdentityService, ctx: Context, req: Request) -> dict[str, Any]:
     ids, _, _ = await grants.scopes_of(c.db, ctx.user_id or "")
-    found = [await projects.get(c.db, ident) for ident in ids]
-    return views.collection(req, "projects", [views.project(req, p) for p in found if p is not None and p.enabled])
+    return views.collection(req, "projects", [views.project(req, p) for p in await projects.many(c.db, ids) if p.enabled])
 
 
 async def list_domains(c: IdentityService, ctx: Context, req: Request) -> dict[str, Any]:
     _, ids, _ = await grants.scopes_of(c.db, ctx.user_id or "")
-    found = [await projects.get(c.db, ident) for ident in ids]
-    return views.collection(req, "domains", [views.domain(req, p) for p in found if p is not None and p.enabled])
+    return views.collection(req, "domains", [views.domain(req, p) for p in await projects.many(c.db, ids) if p.enabled])
 
 
 async def show_system(c: IdentityService, ctx: Context, req: Request) -> dict[str, Any]:

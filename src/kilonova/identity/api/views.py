@@ -1,11 +1,12 @@
 """Keystone's documents: what a noun looks like on the wire, collections, filters and paging."""
 
+import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from kilonova.core import times
 from kilonova.core.http import Request
-from kilonova.identity.model import Group, Project, Role, User
+from kilonova.identity.model import Endpoint, Group, Project, Region, Role, Service, User
 
 T = TypeVar("T")
 
@@ -81,6 +82,47 @@ def role(req: Request, r: Role) -> dict[str, Any]:
     }
 
 
+def service(req: Request, s: Service) -> dict[str, Any]:
+    return {
+        **s.extra,
+        **({"description": s.description} if s.description is not None else {}),
+        "id": s.id,
+        "name": s.name,
+        "type": s.type,
+        "enabled": s.enabled,
+        "links": link(req, "services", s.id),
+    }
+
+
+def endpoint(req: Request, e: Endpoint) -> dict[str, Any]:
+    return {
+        **e.extra,
+        "id": e.id,
+        "interface": e.interface,
+        "region_id": e.region_id,
+        "region": e.region_id,
+        "service_id": e.service_id,
+        "url": e.url,
+        "enabled": e.enabled,
+        "links": link(req, "endpoints", e.id),
+    }
+
+
+def region(req: Request, r: Region) -> dict[str, Any]:
+    return {
+        **r.extra,
+        "id": r.id,
+        "description": r.description,
+        "parent_region_id": r.parent_region_id,
+        "links": link(req, "regions", urllib.parse.quote(r.id, safe="")),
+    }
+
+
+def changed(document: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """What an update of a user, project, domain or group answers: the attributes that identity does not know stand twice."""
+    return {**document, "extra": extra} if extra else document
+
+
 _COMPARE: dict[str, Callable[[str, str], bool]] = {
     "contains": lambda have, want: want in have,
     "startswith": lambda have, want: have.startswith(want),
@@ -119,10 +161,11 @@ def collection(req: Request, key: str, documents: Sequence[dict[str, Any]]) -> d
     if marker is not None:
         at = next((i for i, d in enumerate(rows) if d.get("id") == marker), None)
         rows = rows[at + 1 :] if at is not None else []
-    following = None
+    following, truncated = None, {}
     if limit is not None and limit.isdigit() and int(limit) > 0 and len(rows) > int(limit):
         rows = rows[: int(limit)]
-        rest = "&".join(f"{k}={v}" for k, v in req.query if k not in ("marker", "limit"))
+        truncated = {"truncated": True}
+        rest = urllib.parse.urlencode([(k, v) for k, v in req.query if k not in ("marker", "limit")])
         following = f"{req.base_url}{req.path}?limit={limit}&marker={rows[-1]['id']}" + (f"&{rest}" if rest else "")
     query = "?" + req.raw_query.decode("latin-1") if req.raw_query else ""
-    return {key: rows, "links": {"next": following, "self": f"{req.base_url}{req.path}{query}", "previous": None}}
+    return {key: rows, "links": {"next": following, "self": f"{req.base_url}{req.path}{query}", "previous": None}, **truncated}

@@ -112,7 +112,7 @@ async def _catalog(tx: Transaction, runtime: Runtime, entries: Sequence[ServiceE
                 )
                 changed = True
             elif old.url != entry.url:
-                await rows.endpoints.update(tx, msgspec.structs.replace(old, url=entry.url))
+                await rows.endpoints.change(tx, old, url=entry.url)
                 changed = True
     if changed:
         await revisions.bump(tx)

@@ -10,6 +10,11 @@ _SUBSTITUTE = re.compile(r"[$%]\((tenant_id|project_id|user_id)\)s")
 _OTHER = re.compile(r"[$%]\([^)]*\)s")
 
 
+def fillable(url: str) -> bool:
+    """Whether every placeholder of an endpoint's URL is one that may be put in. Secrets and settings never are."""
+    return not _OTHER.search(_SUBSTITUTE.sub("", url))
+
+
 async def listing(reader: Reader) -> list[dict[str, Any]]:
     """Services with their enabled endpoints, URLs not yet filled in."""
     by_service: dict[str, list[dict[str, Any]]] = {}

@@ -13,14 +13,16 @@ class RoleTable(msgspec.Struct, frozen=True):
 
     by_id: dict[str, Role]
     closure: dict[str, tuple[str, ...]]
+    edges: dict[str, tuple[str, ...]]
+    """What each role implies directly."""
 
     def expand(self, role_ids: list[str]) -> list[Role]:
-        """With implied roles; each once, in the order they are reached."""
+        """With implied roles; each once, in the order they are reached. A role of a domain counts only for what it implies."""
         seen: dict[str, None] = {}
         for role_id in role_ids:
             for implied in self.closure.get(role_id, ()):
                 seen[implied] = None
-        return [self.by_id[role_id] for role_id in seen]
+        return [role for role_id in seen if (role := self.by_id[role_id]).domain_id is None]
 
 
 async def role_table(reader: Reader) -> RoleTable:
@@ -38,7 +40,7 @@ async def role_table(reader: Reader) -> RoleTable:
                 reached[at] = None
                 todo.extend(reversed(edges.get(at, [])))
         closure[role_id] = tuple(reached)
-    return RoleTable(by_id, closure)
+    return RoleTable(by_id, closure, {prior: tuple(i for i in implied if i in by_id) for prior, implied in edges.items()})
 
 
 async def grants_of_user(reader: Reader, user_id: str) -> list[Assignment]:
@@ -91,7 +93,21 @@ async def scopes_of(reader: Reader, user_id: str) -> tuple[list[str], list[str],
         else:
             domain_ids[a.target_id] = None
     if inherited_from:
-        for project in await projects.every(reader, is_domain=False):
-            if project.domain_id in inherited_from or any(up in inherited_from for up in await ancestors(reader, project.id)):
-                project_ids[project.id] = None
+        for ident in below(await projects.tree(reader), inherited_from):
+            project_ids[ident] = None
     return list(project_ids), list(domain_ids), system
+
+
+def below(tree: list[tuple[str, str | None, str]], tops: list[str]) -> list[str]:
+    """The projects of a tree (id, parent, domain) that are under one of these domains or projects."""
+    above = {ident: (parent, domain) for ident, parent, domain in tree}
+    wanted = set(tops)
+    out = []
+    for ident, parent, domain in tree:
+        at = parent
+        steps = 0
+        while at is not None and at not in wanted and at in above and steps < 64:
+            at, steps = above[at][0], steps + 1
+        if at in wanted or domain in wanted:
+            out.append(ident)
+    return out

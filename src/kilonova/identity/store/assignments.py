@@ -28,6 +28,19 @@ _JOIN = inserted(group_members)
 _LEAVE = prepared(
     sa.delete(group_members).where(group_members.c.group_id == sa.bindparam("g"), group_members.c.user_id == sa.bindparam("u"))
 )
+_IS_MEMBER = prepared(
+    sa.select(group_members.c.user_id).where(
+        group_members.c.group_id == sa.bindparam("group_id"), group_members.c.user_id == sa.bindparam("user_id")
+    )
+)
+_MEMBERSHIPS = prepared(
+    sa.select(group_members.c.group_id, group_members.c.user_id).order_by(group_members.c.group_id, group_members.c.user_id)
+)
+_FORGET_ROLE = prepared(
+    sa.delete(implied_roles).where(
+        sa.or_(implied_roles.c.prior_role_id == sa.bindparam("p"), implied_roles.c.implied_role_id == sa.bindparam("i"))
+    )
+)
 _IMPLIED = prepared(sa.select(implied_roles).order_by(implied_roles.c.prior_role_id, implied_roles.c.implied_role_id))
 _IMPLY = inserted(implied_roles)
 _UNIMPLY = prepared(
@@ -106,3 +119,17 @@ async def imply(tx: Transaction, prior: str, implied: str) -> None:
 
 async def unimply(tx: Transaction, prior: str, implied: str) -> int:
     return await tx.run(_UNIMPLY, {"p": prior, "i": implied})
+
+
+async def is_member(reader: Reader, group_id: str, user_id: str) -> bool:
+    return await reader.one(_IS_MEMBER, {"group_id": group_id, "user_id": user_id}) is not None
+
+
+async def memberships(reader: Reader) -> list[tuple[str, str]]:
+    """Every (group, user)."""
+    return [(row[0], row[1]) for row in await reader.all(_MEMBERSHIPS)]
+
+
+async def forget_role(tx: Transaction, role_id: str) -> None:
+    """It implies nothing and nothing implies it."""
+    await tx.run(_FORGET_ROLE, {"p": role_id, "i": role_id})

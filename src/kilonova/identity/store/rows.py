@@ -19,11 +19,7 @@ class Rows(Generic[S]):
         self._columns = [table.c[name] for name in kind.__struct_fields__]
         self._insert = inserted(table)
         self._get = prepared(sa.select(*self._columns).where(table.c.id == sa.bindparam("id")))
-        self._update = prepared(
-            sa.update(table)
-            .where(table.c.id == sa.bindparam("key"))
-            .values({c.name: sa.bindparam(c.name, type_=c.type) for c in table.columns if c.name != "id"})
-        )
+        self._many = prepared(sa.select(*self._columns).where(table.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(table.c.id))
         self._delete = prepared(sa.delete(table).where(table.c.id == sa.bindparam("id")))
 
     def _struct(self, row: tuple[Any, ...]) -> S:
@@ -39,8 +35,17 @@ class Rows(Generic[S]):
         """Raises Duplicate."""
         await tx.run(self._insert, self._values(row))
 
-    async def update(self, tx: Transaction, row: S) -> int:
-        return await tx.run(self._update, {"key": row.id, **self._values(row)})  # type: ignore[attr-defined]
+    async def change(self, tx: Transaction, row: S, **columns: Any) -> S | None:
+        """Write these columns only, so that two changes at once do not undo each other. The row as it is then; None: it is gone.
+
+        Raises Duplicate."""
+        changed = msgspec.structs.replace(row, **columns)
+        if "unique_name" in self.table.c and "name" in columns:
+            columns["unique_name"] = self._values(changed)["unique_name"]
+        if not columns:
+            return changed
+        key = self.table.c.id == row.id  # type: ignore[attr-defined]
+        return changed if await tx.run(sa.update(self.table).where(key).values(**columns)) else None
 
     async def delete(self, tx: Transaction, row_id: str) -> int:
         return await tx.run(self._delete, {"id": row_id})
@@ -53,6 +58,10 @@ class Rows(Generic[S]):
         """All whose columns equal the given values, by id."""
         query = sa.select(*self._columns).where(*(self.table.c[name] == value for name, value in equal.items()))
         return [self._struct(row) for row in await reader.all(query.order_by(self.table.c.id))]
+
+    async def many(self, reader: Reader, ids: list[str]) -> list[S]:
+        """Those of the ids that exist, by id."""
+        return [self._struct(row) for row in await reader.all(self._many, {"ids": ids})]
 
     async def delete_where(self, tx: Transaction, **equal: Any) -> int:
         return await tx.run(sa.delete(self.table).where(*(self.table.c[name] == value for name, value in equal.items())))

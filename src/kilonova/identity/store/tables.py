@@ -49,7 +49,7 @@ groups = sa.Table(
     "groups_",
     metadata,
     sa.Column("id", ID, primary_key=True),
-    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("name", NAME, nullable=False),
     sa.Column("domain_id", ID, nullable=False),
     sa.Column("description", sa.Text, nullable=False),
     _extra(),
