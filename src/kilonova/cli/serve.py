@@ -1,0 +1,25 @@
+"""kilonova serve: chosen services in the foreground, as units of an init system run them."""
+
+import os
+import sys
+import time
+
+import click
+
+from kilonova.cli.choices import Choices
+from kilonova.cli.up import MALLOC, Show, foreground, print_line
+
+
+@click.command("serve")
+@click.argument("roles", nargs=-1, required=True, metavar="ROLE…")
+@click.option("--config", "config_files", multiple=True, required=True, metavar="FILE", help="Configuration file; a later one wins.")
+@click.option("--state", metavar="DIR", help="State directory.  [default: [DEFAULT] state_path]")
+def command(roles: tuple[str, ...], config_files: tuple[str, ...], state: str | None) -> None:
+    """Run the named services (identity, image, …) in this process, as the files say.
+
+    So far all roles of a cloud share one process and its built-in database; several processes come with PostgreSQL and RabbitMQ.
+    """
+    if not all(name in os.environ for name in MALLOC):
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "kilonova", *sys.argv[1:]], {**MALLOC, **os.environ})
+    choices = Choices(state=state, services=roles, config=tuple(os.path.abspath(name) for name in config_files))
+    foreground(choices, Show(print_line, time.monotonic()))
