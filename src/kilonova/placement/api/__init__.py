@@ -1,0 +1,1 @@
+"""One file per REST resource: decode, call, view."""
