@@ -65,7 +65,9 @@ class Sink:
             return
 
     def access(self, line: dict[str, Any]) -> None:
-        """An access line; written with the next flush (the edge must not wait for a disk)."""
+        """An access line (level info); written with the next flush (the edge must not wait for a disk)."""
+        if self.level > LEVELS["info"]:
+            return
         self._access.append(_encoder.encode(line))
         if len(self._access) >= 200:
             self.flush()

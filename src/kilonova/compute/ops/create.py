@@ -203,7 +203,7 @@ async def _place(c: ComputeService, op: Operation, server: Server, host: Host, s
             "scheduling": scheduling,
         }
         if await servers.get(tx, server.id) is None:
-            await servers.insert(tx, msgspec.structs.replace(server, updated_at=now, **changes))
+            await servers.insert(tx, msgspec.structs.replace(server, revision=server.revision + 1, updated_at=now, **changes))
             await actions.insert(tx, _action(op, server))
         elif not await servers.update_at(tx, server.id, GENERATION, now, **changes):
             raise Superseded(server=server.id)
@@ -268,7 +268,7 @@ async def _fail(c: ComputeService, op: Operation, server: Server, error: Error, 
             "scheduling": scheduling,
         }
         if await servers.get(tx, server.id) is None:
-            await servers.insert(tx, msgspec.structs.replace(server, updated_at=now, **changes))
+            await servers.insert(tx, msgspec.structs.replace(server, revision=server.revision + 1, updated_at=now, **changes))
             await actions.insert(tx, _action(op, server))
         elif not await servers.update_at(tx, server.id, GENERATION, now, **changes):
             raise Superseded(server=server.id)

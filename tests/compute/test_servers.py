@@ -1,0 +1,256 @@
+"""Servers through the edge: from request to guest and back to nothing."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from kilonova.core.context import service_context
+from kilonova.testing.asgi import Client
+from kilonova.testing.compute import ComputeWorld
+from kilonova.testing.fakes import IMAGE, NETWORK
+
+Run = Callable[..., None]
+
+
+def wanted(**changes: Any) -> dict[str, Any]:
+    return {"server": {"name": "s1", "imageRef": IMAGE, "flavorRef": "1", "networks": [{"uuid": NETWORK}], **changes}}
+
+
+async def until(client: Client, server_id: str, status: str) -> dict[str, Any]:
+    for _ in range(500):
+        reply = await client.get(f"/v2.1/servers/{server_id}")
+        if reply.status == 404 and status == "gone":
+            return {}
+        assert reply.status == 200, reply
+        server: dict[str, Any] = reply.json["server"]
+        if server["status"] == status and server["OS-EXT-STS:task_state"] is None:
+            return server
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"still {server['status']} {server.get('fault')}")
+
+
+async def boot(client: Client, **changes: Any) -> dict[str, Any]:
+    reply = await client.post("/v2.1/servers", wanted(**changes))
+    assert reply.status == 202, reply
+    return await until(client, reply.json["server"]["id"], "ACTIVE")
+
+
+def test_a_server_boots_stops_starts_reboots_and_goes(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        member, admin = w.client(), w.client("admin:p9")
+        reply = await member.post("/v2.1/servers", wanted(metadata={"a": "b"}, description="d"))
+        assert reply.status == 202
+        made = reply.json["server"]
+        assert set(made) == {"id", "links", "OS-DCF:diskConfig", "security_groups", "adminPass"}
+        assert reply.headers["location"] == f"http://localhost/v2.1/servers/{made['id']}"
+        assert reply.headers["x-compute-request-id"] == reply.headers["x-openstack-request-id"]
+        server = await until(member, made["id"], "ACTIVE")
+        assert server["addresses"]["private"][0]["addr"] == "10.0.0.1"
+        assert server["metadata"] == {"a": "b"}
+        assert "OS-EXT-SRV-ATTR:host" not in server
+        seen = (await admin.get(f"/v2.1/servers/{made['id']}")).json["server"]
+        assert seen["OS-EXT-SRV-ATTR:host"] in w.machines
+        assert seen["host_status"] == "UP"
+        assert made["id"] in w.machines[seen["OS-EXT-SRV-ATTR:host"]].guests
+        for action, status in (
+            ({"os-stop": None}, "SHUTOFF"),
+            ({"os-start": None}, "ACTIVE"),
+            ({"reboot": {"type": "HARD"}}, "ACTIVE"),
+            ({"reboot": {"type": "SOFT"}}, "ACTIVE"),
+        ):
+            assert (await member.post(f"/v2.1/servers/{made['id']}/action", action)).status == 202
+            await until(member, made["id"], status)
+        assert (await member.post(f"/v2.1/servers/{made['id']}/action", {"os-start": None})).status == 409
+        output = await member.post(f"/v2.1/servers/{made['id']}/action", {"os-getConsoleOutput": {"length": 5}})
+        assert output.status == 200
+        assert output.json["output"]
+        assert (await member.delete(f"/v2.1/servers/{made['id']}")).status == 204
+        await until(member, made["id"], "gone")
+        assert not any(m.guests for m in w.machines.values())
+        assert await w.placement.allocations(service_context("test")) == ()
+        assert w.network.ports == {}
+
+    compute(story)
+
+
+def test_foreign_servers_are_not_there(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        server = await boot(w.client())
+        other, reader = w.client("member:p2"), w.client("reader:p1")
+        path = f"/v2.1/servers/{server['id']}"
+        assert (await other.get(path)).status == 404
+        assert (await other.delete(path)).status == 404
+        assert (await other.post(path + "/action", {"os-stop": None})).status == 404
+        assert (await other.get("/v2.1/servers")).json["servers"] == []
+        assert (await reader.get(path)).status == 200
+        assert (await reader.delete(path)).status == 403
+        assert (await reader.post(path + "/action", {"os-stop": None})).status == 403
+        assert (await w.client().get(f"/v2.1/{'a' * 32}/servers")).status == 400
+
+    compute(story)
+
+
+def test_no_host_says_why_for_each_filter(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        admin = w.client("admin:p1")
+        flavors = {"id": "9", "name": "huge", "vcpus": 1, "ram_mb": 10_000_000, "root_gb": 1}
+        from kilonova.compute.model import Flavor
+        from kilonova.compute.store import flavors as store
+
+        await w.db.transact(lambda tx: store.insert(tx, Flavor(**flavors)))  # type: ignore[arg-type]
+        w.compute.settings["quota"].ram = -1
+        reply = await admin.post("/v2.1/servers", wanted(flavorRef="9"))
+        assert reply.status == 202, reply
+        server = await until(admin, reply.json["server"]["id"], "ERROR")
+        assert server["fault"]["message"].startswith("No valid host was found. ResourceFilter refused 2 of 2 (host-1:")
+        assert "MiB of memory free of 10000000 wanted" in server["fault"]["message"]
+        why = (await admin.get(f"/v2.1/kilonova/servers/{server['id']}/explanation")).json
+        assert [h["filter"] for h in why["hosts"]] == ["ResourceFilter", "ResourceFilter"]
+        assert (await admin.delete(f"/v2.1/servers/{server['id']}")).status == 204
+        await until(admin, server["id"], "gone")
+
+    compute(story)
+
+
+def test_a_failing_host_is_left_for_another_and_nothing_leaks(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        for driver in list(w.drivers.values())[:1]:
+            driver.fail_next(1)
+        w.network.fail_wiring = 1
+        server = await boot(w.client())
+        assert server["status"] == "ACTIVE"
+        assert sum(len(m.guests) for m in w.machines.values()) == 1
+        assert len(await w.placement.allocations(service_context("test"))) == 1
+
+    compute(story, hosts=3)
+
+
+def test_when_every_host_fails_the_server_tells_it(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        w.network.fail_wiring = 99
+        reply = await w.client().post("/v2.1/servers", wanted())
+        server = await until(w.client(), reply.json["server"]["id"], "ERROR")
+        assert "could not be wired: the host's agent says no" in server["fault"]["message"]
+        assert await w.placement.allocations(service_context("test")) == ()
+        assert w.network.ports == {}
+
+    compute(story)
+
+
+def test_quota_is_exact_under_concurrency(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        replies = await asyncio.gather(*(w.client().post("/v2.1/servers", wanted()) for _ in range(30)))
+        assert sorted(r.status for r in replies) == [202] * 10 + [403] * 20
+        refused = next(r for r in replies if r.status == 403)
+        assert refused.json["forbidden"]["message"] == "Quota exceeded for instances: Requested 1, but already used 10 of 10 instances"
+        ids = [r.json["server"]["id"] for r in replies if r.status == 202]
+        await asyncio.gather(*(w.client().delete(f"/v2.1/servers/{i}") for i in ids))
+        for i in ids:
+            await until(w.client(), i, "gone")
+        assert (await w.client().post("/v2.1/servers", wanted())).status == 202
+
+    compute(story)
+
+
+def test_deleting_while_building_leaves_nothing(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        for driver in w.drivers.values():
+            driver.config = type(driver.config)(hypervisor_hostname=driver.config.hypervisor_hostname, spawn_delay_s=0.05)
+        for wait in (0, 0.001, 0.01, 0.04):
+            made = (await w.client().post("/v2.1/servers", wanted())).json["server"]["id"]
+            await asyncio.sleep(wait)
+            assert (await w.client().delete(f"/v2.1/servers/{made}")).status == 204
+            await until(w.client(), made, "gone")
+        assert not any(m.guests for m in w.machines.values())
+        assert await w.placement.allocations(service_context("test")) == ()
+        assert w.network.ports == {}
+
+    compute(story)
+
+
+def test_bad_requests_say_which_field(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        member = w.client()
+        for change, text in (
+            ({"flavorRef": "zz"}, "Flavor zz could not be found."),
+            ({"imageRef": "a2459075-d96c-40d5-893e-577ff92e7222"}, "Can not find requested image"),
+            ({"imageRef": "foo"}, "imageRef"),
+            ({"name": ""}, "name"),
+            ({"name": "x" * 256}, "name"),
+            ({"foo": 1}, "foo"),
+            ({"key_name": "nope"}, "Invalid key_name provided."),
+            ({"networks": [{"uuid": "11111111-1111-4111-8111-111111111111"}]}, "could not be found"),
+            ({"min_count": 2, "max_count": 1}, "min_count must be <= max_count"),
+            ({"availability_zone": "nope"}, "The requested availability zone is not available"),
+            ({"user_data": "%%%"}, "user_data"),
+            ({"metadata": {"k" * 256: "v"}}, "metadata"),
+            ({"accessIPv6": "nope"}, "accessIPv6"),
+        ):
+            reply = await member.post("/v2.1/servers", wanted(**change))
+            assert (reply.status, text in reply.json["badRequest"]["message"]) == (400, True), (change, reply)
+        reply = await member.post("/v2.1/servers", wanted(availability_zone="nova:host-1"))
+        assert reply.status == 403
+        body = wanted()
+        del body["server"]["networks"]
+        assert (await member.post("/v2.1/servers", body)).status == 400
+        assert (await w.client(version="2.36").post("/v2.1/servers", body)).status == 202
+        assert (await w.client(version="2.999").get("/v2.1/servers")).status == 406
+        assert (await w.client(version="x").get("/v2.1/servers")).status == 400
+        assert (await member.patch("/v2.1/servers", {})).status == 404
+
+    compute(story)
+
+
+def test_lists_filter_sort_and_page(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        member = w.client()
+        for name in ("a1", "b2", "a3"):
+            await boot(member, name=name)
+
+        async def names(query: str) -> list[str]:
+            reply = await member.get(f"/v2.1/servers{query}")
+            assert reply.status == 200, reply
+            return [s["name"] for s in reply.json["servers"]]
+
+        assert await names("") == ["a3", "b2", "a1"]
+        assert await names("/detail?name=a") == ["a3", "a1"]
+        assert await names("?name=^a\\d") == ["a3", "a1"]
+        assert await names("?sort_key=display_name&sort_dir=asc") == ["a1", "a3", "b2"]
+        first = (await member.get("/v2.1/servers/detail?limit=2")).json
+        assert [s["name"] for s in first["servers"]] == ["a3", "b2"]
+        following = first["servers_links"][0]["href"].removeprefix("http://localhost")
+        assert [s["name"] for s in (await member.get(following)).json["servers"]] == ["a1"]
+        assert await names("?status=ACTIVE&limit=10") == ["a3", "b2", "a1"]
+        assert await names("?status=SHUTOFF") == []
+        assert await names("?ip=10.0.0.2") == ["b2"]
+        for bad in (
+            "?marker=zz",
+            "?limit=-1",
+            "?limit=x",
+            "?sort_key=foo",
+            "?status=foo",
+            "?foo=1",
+            "?changes-since=foo",
+            "?name=(a%2B)%2B",
+        ):
+            assert (await member.get("/v2.1/servers" + bad)).status == 400, bad
+        assert (await member.get("/v2.1/servers?all_tenants=1")).status == 403
+        assert len((await w.client("admin:p9").get("/v2.1/servers/detail?all_tenants=1")).json["servers"]) == 3
+        update = await member.put(
+            f"/v2.1/servers/{(await member.get('/v2.1/servers')).json['servers'][0]['id']}", {"server": {"name": "new"}}
+        )
+        assert update.json["server"]["name"] == "new"
+        assert await names("?name=new") == ["new"]
+
+    compute(story)
+
+
+def test_a_guest_that_stops_by_itself_does_not_stay_active(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        server = await boot(w.client())
+        for driver in w.drivers.values():
+            if server["id"] in [g.server_id for g in await driver.list_guests()]:
+                await driver.stop_itself(server["id"])
+        assert (await until(w.client(), server["id"], "SHUTOFF"))["OS-EXT-STS:power_state"] == 4
+
+    compute(story)
