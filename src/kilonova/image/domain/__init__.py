@@ -1,0 +1,1 @@
+"""Short verbs on images, without HTTP."""

@@ -1,0 +1,287 @@
+"""Images: rows, the conditional moves between statuses, and pages of a list."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from kilonova.core.db import Duplicate, Reader, Transaction, inserted, prepared
+from kilonova.image.model import Content, Image, ListQuery
+from kilonova.image.states import IMAGE
+from kilonova.image.store.tables import graves, images, members, properties, tags
+
+_FIELDS = Image.__struct_fields__
+_COLUMNS = [images.c[name] for name in _FIELDS]
+_bind = sa.bindparam
+
+_INSERT = inserted(images)
+_BURIED = prepared(sa.select(graves.c.image_id).where(graves.c.image_id == _bind("id")))
+_BURY = inserted(graves)
+_GET = prepared(sa.select(*_COLUMNS).where(images.c.id == _bind("id")))
+_GET_FOR = prepared(
+    sa.select(*_COLUMNS, members.c.status.label("member_status"))
+    .select_from(
+        images.outerjoin(members, sa.and_(members.c.image_id == images.c.id, members.c.member_id == _bind("member", type_=sa.String)))
+    )
+    .where(images.c.id == _bind("id"))
+)
+_CHANGEABLE = tuple(name for name in _FIELDS if name not in ("id", "created_at", "revision", "upload", "staged", "status"))
+_REPLACE = prepared(
+    sa.update(images)
+    .where(images.c.id == _bind("key"), images.c.revision == _bind("was"))
+    .values({**{name: _bind(name, type_=images.c[name].type) for name in _CHANGEABLE}, "revision": images.c.revision + 1})
+)
+_DELETE = prepared(sa.delete(images).where(images.c.id == _bind("id"), images.c.protected.is_(False)))
+_INSERT_TAG, _INSERT_PROPERTY = inserted(tags), inserted(properties)
+_DELETE_TAGS = prepared(sa.delete(tags).where(tags.c.image_id == _bind("id")))
+_DELETE_PROPERTIES = prepared(sa.delete(properties).where(properties.c.image_id == _bind("id")))
+_DELETE_MEMBERS = prepared(sa.delete(members).where(members.c.image_id == _bind("id")))
+
+
+def _begin(verb: str) -> Any:
+    """queued -> saving or uploading, in the name of one upload."""
+    arrow = IMAGE[verb]
+    return prepared(
+        sa.update(images)
+        .where(images.c.id == _bind("key"), images.c.status.in_(sorted(arrow.sources)), images.c.upload == "")
+        .values(status=arrow.during, upload=_bind("token"), updated_at=_bind("now"), revision=images.c.revision + 1)
+    )
+
+
+_BEGIN = {verb: _begin(verb) for verb in ("upload", "stage")}
+_MINE = sa.and_(images.c.id == _bind("key"), images.c.upload == _bind("token"))
+_LAND = prepared(
+    sa.update(images)
+    .where(_MINE, images.c.status.in_(("saving", "importing")))
+    .values(
+        status="active",
+        upload="",
+        staged=sa.null(),
+        revision=images.c.revision + 1,
+        **{
+            name: _bind(f"new_{name}", type_=images.c[name].type)
+            for name in ("size", "virtual_size", "checksum", "os_hash_algo", "os_hash_value", "updated_at")
+        },
+    )
+)
+_STAGED = prepared(
+    sa.update(images)
+    .where(_MINE, images.c.status == "uploading")
+    .values(
+        upload="",
+        size=_bind("new_size"),
+        staged=_bind("content", type_=images.c.staged.type),
+        updated_at=_bind("now"),
+        revision=images.c.revision + 1,
+    )
+)
+_IMPORT = prepared(
+    sa.update(images)
+    .where(images.c.id == _bind("key"), images.c.status == "uploading", images.c.upload == "", images.c.revision == _bind("was"))
+    .values(status="importing", upload=_bind("token"), updated_at=_bind("now"), revision=images.c.revision + 1)
+)
+_GIVE_UP = prepared(
+    sa.update(images)
+    .where(_MINE, images.c.status.in_(sorted(IMAGE["give up"].sources)))
+    .values(status="queued", upload="", size=sa.null(), staged=sa.null(), updated_at=_bind("now"), revision=images.c.revision + 1)
+)
+_MOVE = {
+    verb: prepared(
+        sa.update(images)
+        .where(images.c.id == _bind("key"), images.c.status.in_(sorted(IMAGE[verb].sources)))
+        .values(status=IMAGE[verb].lands, updated_at=_bind("now"), revision=images.c.revision + 1)
+    )
+    for verb in ("deactivate", "reactivate")
+}
+_UNFINISHED = prepared(sa.select(*_COLUMNS).where(images.c.upload != "").order_by(images.c.id))
+_STATUSES = prepared(
+    sa.select(images.c.id, images.c.status, images.c.staged).where(images.c.id.in_(_bind("ids", expanding=True))).order_by(images.c.id)
+)
+_USED = prepared(
+    sa.select(sa.func.coalesce(sa.func.sum(images.c.size), 0)).where(images.c.owner == _bind("owner"), images.c.size.is_not(None))
+)
+
+
+def _image(row: Sequence[Any]) -> Image:
+    return Image(**dict(zip(_FIELDS, row, strict=True)))
+
+
+async def get(reader: Reader, image_id: str) -> Image | None:
+    row = await reader.one(_GET, {"id": image_id})
+    return _image(row) if row else None
+
+
+async def get_for(reader: Reader, image_id: str, project_id: str | None) -> tuple[Image, str | None] | None:
+    """The image, and the status of its membership for a project (None: no member)."""
+    row = await reader.one(_GET_FOR, {"id": image_id, "member": project_id or ""})
+    return (_image(row[:-1]), row[-1]) if row else None
+
+
+async def _index(tx: Transaction, image: Image) -> None:
+    if image.tags:
+        await tx.many(_INSERT_TAG, [{"image_id": image.id, "value": tag} for tag in image.tags])
+    if image.properties:
+        await tx.many(_INSERT_PROPERTY, [{"image_id": image.id, "name": k, "value": v} for k, v in image.properties.items()])
+
+
+async def insert(tx: Transaction, image: Image) -> None:
+    """Raises Duplicate when the id is taken, or was that of an image since deleted."""
+    await tx.run(_INSERT, msgspec.structs.asdict(image))
+    if await tx.one(_BURIED, {"id": image.id}):
+        raise Duplicate("image_graves.image_id")
+    await _index(tx, image)
+
+
+async def replace(tx: Transaction, was: Image, image: Image) -> bool:
+    """Write what a client may change. False when the row is no longer what `was` shows."""
+    values = {name: getattr(image, name) for name in _CHANGEABLE}
+    if not await tx.run(_REPLACE, {"key": was.id, "was": was.revision, **values}):
+        return False
+    if was.tags != image.tags or was.properties != image.properties:
+        await tx.run(_DELETE_TAGS, {"id": image.id})
+        await tx.run(_DELETE_PROPERTIES, {"id": image.id})
+        await _index(tx, image)
+    return True
+
+
+async def delete(tx: Transaction, image_id: str, now: int) -> bool:
+    """False when it is protected or gone."""
+    if not await tx.run(_DELETE, {"id": image_id}):
+        return False
+    for statement in (_DELETE_TAGS, _DELETE_PROPERTIES, _DELETE_MEMBERS):
+        await tx.run(statement, {"id": image_id})
+    await tx.run(_BURY, {"image_id": image_id, "deleted_at": now})
+    return True
+
+
+# ---- statuses
+
+
+async def begin(tx: Transaction, verb: str, image_id: str, token: str, now: int) -> bool:
+    return bool(await tx.run(_BEGIN[verb], {"key": image_id, "token": token, "now": now}))
+
+
+async def land(tx: Transaction, image_id: str, token: str, content: Content, algorithm: str, now: int) -> bool:
+    values = {
+        "new_size": content.size,
+        "new_virtual_size": content.virtual_size,
+        "new_checksum": content.checksum,
+        "new_os_hash_algo": algorithm,
+        "new_os_hash_value": content.os_hash_value,
+        "new_updated_at": now,
+    }
+    return bool(await tx.run(_LAND, {"key": image_id, "token": token, **values}))
+
+
+async def staged(tx: Transaction, image_id: str, token: str, content: Content, now: int) -> bool:
+    return bool(await tx.run(_STAGED, {"key": image_id, "token": token, "content": content, "new_size": content.size, "now": now}))
+
+
+async def begin_import(tx: Transaction, image: Image, token: str, now: int) -> bool:
+    return bool(await tx.run(_IMPORT, {"key": image.id, "was": image.revision, "token": token, "now": now}))
+
+
+async def give_up(tx: Transaction, image_id: str, token: str, now: int) -> bool:
+    """Back to queued, without bytes."""
+    return bool(await tx.run(_GIVE_UP, {"key": image_id, "token": token, "now": now}))
+
+
+async def move(tx: Transaction, verb: str, image_id: str, now: int) -> bool:
+    return bool(await tx.run(_MOVE[verb], {"key": image_id, "now": now}))
+
+
+async def unfinished(reader: Reader) -> list[Image]:
+    """Images with an upload or import under way."""
+    return [_image(row) for row in await reader.all(_UNFINISHED)]
+
+
+async def statuses(reader: Reader, ids: Sequence[str]) -> dict[str, tuple[str, bool]]:
+    """id -> (status, whether bytes are staged), of those that exist."""
+    return {row[0]: (row[1], row[2] is not None) for row in await reader.all(_STATUSES, {"ids": list(ids)})}
+
+
+async def used_bytes(reader: Reader, owner: str) -> int:
+    row = await reader.one(_USED, {"owner": owner})
+    return int(row[0]) if row else 0
+
+
+# ---- lists
+
+_SECOND = 1_000_000
+_EMPTY: Mapping[str, Any] = {"name": "", "disk_format": "", "container_format": "", "size": -1}
+
+
+def _visible(project_id: str | None, admin: bool, query: ListQuery) -> list[Any]:
+    c = images.c
+    own = c.owner == project_id if project_id else sa.false()
+    accepted = members.c.status == query.member_status if query.member_status != "all" else sa.true()
+    shared = sa.and_(
+        c.visibility == "shared",
+        c.id.in_(sa.select(members.c.image_id).where(members.c.member_id == (project_id or ""), accepted).scalar_subquery()),
+    )
+    wanted = query.visibility
+    conditions: list[Any] = [c.visibility == wanted] if wanted not in (None, "all") else []
+    if not admin:
+        conditions.append(sa.or_(own, c.visibility.in_(("public", "community")), shared))
+    if wanted is None:
+        conditions.append(sa.or_(own, c.visibility != "community"))
+    return conditions
+
+
+def _moment(column: Any, op: str, second: int) -> Any:
+    """Clients see whole seconds, so a second is compared as the interval that it is."""
+    after = second + _SECOND
+    return {
+        "gt": column >= after,
+        "gte": column >= second,
+        "lt": column < second,
+        "lte": column < after,
+        "eq": sa.and_(column >= second, column < after),
+        "neq": sa.or_(column < second, column >= after),
+    }[op]
+
+
+def _conditions(query: ListQuery) -> list[Any]:
+    c = images.c
+    out: list[Any] = [c[name] == value for name, value in query.equal]
+    out += [c[name].in_(values) for name, values in query.among]
+    out += [_moment(c[name], op, second) for name, op, second in query.times]
+    if query.size_min is not None:
+        out.append(c.size >= query.size_min)
+    if query.size_max is not None:
+        out.append(c.size <= query.size_max)
+    if query.hidden is not None:
+        out.append(c.os_hidden.is_(query.hidden))
+    out += [sa.exists().where(tags.c.image_id == c.id, tags.c.value == tag) for tag in query.tags]
+    p = properties.c
+    out += [sa.exists().where(p.image_id == c.id, p.name == name, p.value == value) for name, value in query.properties]
+    return out
+
+
+def _sortable(name: str) -> Any:
+    return sa.func.coalesce(images.c[name], _EMPTY[name]) if name in _EMPTY else images.c[name]
+
+
+def _after(sort: Sequence[tuple[str, str]], marker: Image) -> Any:
+    """Rows behind the marker: (a > x) or (a = x and b > y) or …"""
+    options: list[Any] = []
+    same: list[Any] = []
+    for name, direction in sort:
+        value = getattr(marker, name)
+        value = _EMPTY[name] if value is None else value
+        column = _sortable(name)
+        options.append(sa.and_(*same, column > value if direction == "asc" else column < value))
+        same.append(column == value)
+    return sa.or_(*options)
+
+
+async def page(reader: Reader, query: ListQuery, project_id: str | None, admin: bool, marker: Image | None) -> list[Image]:
+    conditions = [*_visible(project_id, admin, query), *_conditions(query)]
+    if marker is not None:
+        conditions.append(_after(query.sort, marker))
+    order = [_sortable(name).asc() if direction == "asc" else _sortable(name).desc() for name, direction in query.sort]
+    statement = sa.select(*_COLUMNS).where(*conditions).order_by(*order)
+    if query.limit is not None:
+        statement = statement.limit(query.limit)
+    return [Image(**dict(zip(_FIELDS, row, strict=True))) for row in await reader.all(statement)]
