@@ -100,6 +100,7 @@ class Cloud:
             policy=self._policy(identity_policies.RULES),
             authenticate=self.identity.authenticate,
             extra_headers={"vary": "X-Auth-Token"},
+            paths_first=True,
         )
 
     def metadatas(self) -> list[Any]:

@@ -67,10 +67,17 @@ def test_answers_have_the_recorded_shape(tmp_path: Path) -> None:
                     before = exchange.note
                     return exchange
 
-                replay = Replay("identity", client, served=routes_of(edge), prepare=prepare, uncompared_headers=["location"])
+                replay = Replay(
+                    "identity",
+                    client,
+                    served=routes_of(edge),
+                    prepare=prepare,
+                    uncompared_headers=["location"],
+                    loose_lists=["$.error.identity.methods"],
+                )
                 report = await replay.run(load("identity"))
                 print(report)
-                report.check(at_least=110, not_served_at_most=26)
+                report.check(at_least=119, not_served_at_most=20)
             finally:
                 await cloud.stop()
 

@@ -1,6 +1,6 @@
 """The edge: one HTTP request from the server to a handler and back. It alone knows HTTP, tokens, versions and policy.
 
-The order, which OpenStack's clients can observe: unknown path, version, token, method, policy, body, handler.
+The order, which OpenStack's clients can observe: version, token, unknown path, method, policy, body, handler.
 Identity headers that a client sends (X-Roles, X-User-Id, …) have no meaning here: who asks comes from the token only.
 """
 
@@ -31,6 +31,7 @@ class Edge:
 
     mount: (path) -> (prefix, rest): takes what stands before the routes' own paths (/v2.1, /v2.1/<project>) off, or None for a
     path that is none of ours.
+    paths_first: an unknown path is told to those without a token too (identity; elsewhere the token stands in front of all paths).
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Edge:
         extra_headers: Mapping[str, str] | None = None,
         check: Callable[[Request], None] | None = None,
         healthy: Callable[[], dict[str, Any]] | None = None,
+        paths_first: bool = False,
     ) -> None:
         self.name = name
         self.service = service
@@ -71,6 +73,7 @@ class Edge:
         self.extra_headers = dict(extra_headers or {})
         self.check = check
         self.healthy = healthy or (lambda: {"status": "ok"})
+        self.paths_first = paths_first
         self.collector = metrics.EdgeCollector(name, routes)
         for route in routes:
             if route.policy not in (PUBLIC, ANY_TOKEN) and route.policy not in policy:
@@ -129,6 +132,8 @@ class Edge:
             if self.versions is not None:
                 request.version = self.versions.minimum
                 request.version = self.versions.negotiate(request)
+            if found is None and self.paths_first:
+                return self.envelope.unknown_path(request), None
             if not public:
                 await self._authenticate(request)
             if found is None:

@@ -43,9 +43,7 @@ def _grant(path: str, policy: str) -> Iterator[Route]:
 
 IMPLIED = "/v3/roles/{role_id}/implies/{implied_role_id}"
 
-ROUTES = (
-    Route("GET", "/", versions.list, PUBLIC),
-    Route("GET", "/v3", versions.show, PUBLIC),
+_V3 = (
     # tokens and what they open
     Route("POST", "/v3/auth/tokens", auth.create, PUBLIC, body=auth.CreateToken, status=201),
     Route("GET", "/v3/auth/tokens", auth.validate, "identity:validate_token", deferred=True),
@@ -130,3 +128,4 @@ ROUTES = (
     Route("PATCH", "/v3/regions/{region_id}", regions.update, "identity:update_region", body=Body),
     Route("DELETE", "/v3/regions/{region_id}", regions.delete, "identity:delete_region", status=204),
 )
+ROUTES = (Route("GET", "/", versions.list, PUBLIC), Route("GET", "/v3", versions.shower(route.path for route in _V3), PUBLIC), *_V3)

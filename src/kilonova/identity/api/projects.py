@@ -281,7 +281,12 @@ async def add_tag(c: IdentityService, ctx: Context, req: Request, project_id: st
         return distinct_tags(sorted({*have, value}))
 
     await _retag(c, project_id, added)
-    return Reply(None, 201, {"location": f"{req.base_url}/v3/projects/{project_id}/tags/{urllib.parse.quote(value)}"})
+    return Reply(
+        b"",
+        201,
+        {"location": f"{req.base_url}/v3/projects/{project_id}/tags/{urllib.parse.quote(value)}"},
+        content_type="text/html; charset=utf-8",
+    )
 
 
 async def delete_tag(c: IdentityService, ctx: Context, req: Request, project_id: str, value: str) -> None:

@@ -13,7 +13,7 @@ _INSERT = inserted(users)
 _GET = prepared(sa.select(users).where(users.c.id == sa.bindparam("id")))
 _BY_NAME = prepared(sa.select(users).where(users.c.domain_id == sa.bindparam("domain_id"), users.c.name == sa.bindparam("name")))
 _MANY = prepared(sa.select(users).where(users.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(users.c.created_at, users.c.id))
-_FORGET_PROJECT = prepared(sa.update(users).where(users.c.default_project_id == sa.bindparam("key")).values(default_project_id=None))
+_FORGET_PROJECT = prepared(sa.update(users).where(users.c.default_project_id == sa.bindparam("key")).values(default_project_id=sa.null()))
 _END_TOKENS = prepared(
     sa.update(users).where(users.c.id.in_(sa.bindparam("ids", expanding=True))).values(tokens_valid_from=sa.bindparam("now"))
 )
