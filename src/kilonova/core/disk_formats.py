@@ -66,10 +66,6 @@ def check(declared: str, found: DiskFormat | str) -> None:
         raise FormatMismatch(declared, name)
 
 
-def virtual_sector_count(virtual_size: int) -> int:
-    return -(-virtual_size // 512)
-
-
 class Inspector:
     """Feed all bytes in order with `eat`, then ask `finish`. Keeps at most HEAD_BYTES + VHDX_WINDOW_BYTES + TAIL_BYTES."""
 

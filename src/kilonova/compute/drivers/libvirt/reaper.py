@@ -1,0 +1,118 @@
+"""Reaping QEMU processes.
+
+libvirt makes each QEMU a daemon and, when it ends one, polls until its pid is gone.  Somebody must therefore reap it promptly: process 1 of
+many containers does so late or never (measured: 1.6 s instead of 0.2 s; a QEMU that fails at its start costs 80 s when nobody reaps).
+So this process becomes the subreaper and waits for QEMU's pids, each by its own pidfd, never for "any child": libvirt and asyncio wait
+for children of their own.
+
+Before a start has told its pid, failures are found by looking through our children while a start is under way.
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+_PR_SET_CHILD_SUBREAPER = 36
+_SCAN_INTERVAL_S = 0.02
+
+
+def become_subreaper() -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
+
+
+class Reaper:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._starting = 0
+        self._ending = False
+        self._pids: dict[int, int] = {}         # pidfd -> pid
+        self._poll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll.register(self._bell, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name="qemu-reaper", daemon=True)
+
+    def start(self) -> None:
+        become_subreaper()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ending = True
+        os.eventfd_write(self._bell, 1)
+        self._thread.join()
+        for fd in self._pids:
+            os.close(fd)
+        self._poll.close()
+        os.close(self._bell)
+
+    def watch(self, pid: int) -> None:
+        """Reap `pid` when it ends, if it is our child by then."""
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        with self._lock:
+            if pid in self._pids.values():
+                os.close(fd)
+                return
+            self._pids[fd] = pid
+            self._poll.register(fd, select.EPOLLIN)
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Around a call in which a QEMU may come and go before its pid is known."""
+        with self._lock:
+            self._starting += 1
+        os.eventfd_write(self._bell, 1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._starting -= 1
+
+    def _run(self) -> None:
+        while not self._ending:
+            for fd, _ in self._poll.poll(_SCAN_INTERVAL_S if self._starting else None):
+                if fd == self._bell:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(self._bell)
+                else:
+                    self._reap(fd)
+            if self._starting:
+                for pid in orphaned_zombies():
+                    _wait(pid)
+
+    def _reap(self, fd: int) -> None:
+        with self._lock:
+            pid = self._pids.pop(fd)
+            self._poll.unregister(fd)
+        _wait(pid)
+        os.close(fd)
+
+
+def _wait(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def orphaned_zombies() -> list[int]:
+    """Dead QEMU daemons among our children.
+
+    A daemon is neither in our session nor a session's leader (its leader was the process that libvirt forked in between); children that
+    libvirt or others started directly are one or the other, and are left to them.
+    """
+    found = []
+    own_session = os.getsid(0)
+    for listing in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for word in listing.read_text().split():
+                pid = int(word)
+                name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+                fields = rest.split()
+                if fields[0] == "Z" and name.startswith("qemu-system") and int(fields[3]) not in (own_session, pid):
+                    found.append(pid)
+    return sorted(found)
