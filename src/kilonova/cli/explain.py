@@ -12,10 +12,9 @@ from kilonova.cli.state import choose
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
-    time: str
+    at: str
     what: str
-    result: str = ""
-    detail: str = ""
+    details: str | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +26,13 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    server: dict[str, Any]
+    id: str
+    name: str
+    status: str
+    host: str
+    fault: str
+    summary: str
+    """What the scheduler came to, in a sentence."""
     timeline: list[Moment]
     hosts: list[Verdict]
 
@@ -42,46 +47,41 @@ def command(state: str | None, output: str, server: str) -> None:
     if output == "json":
         show_json(found)
         return
-    about = found.server
-    where = f"on {about['host']}" if about["host"] else "on no host"
-    click.echo(f"{about['name']} ({about['id']}) is {about['status']} {where}.")
-    if about["fault"]:
-        click.echo(f"Fault: {about['fault']}")
+    click.echo(f"{found.name} ({found.id}) is {found.status} " + (f"on {found.host}." if found.host else "on no host."))
+    for label, text in (("Fault", found.fault), ("Scheduler", found.summary)):
+        if text:
+            click.echo(f"{label}: {text}")
     if found.timeline:
         click.echo()
-        show_table(("TIME", "WHAT", "RESULT", "DETAIL"), [(m.time, m.what, m.result, m.detail) for m in found.timeline], COLOURS)
+        show_table(("TIME", "WHAT", "DETAILS"), [(moment.at, moment.what, moment.details) for moment in found.timeline])
     if found.hosts:
         click.echo()
-        show_table(("HOST", "FILTER", "REASON"), [(v.host, v.filter, v.reason) for v in found.hosts])
-    elif not found.timeline:
-        click.echo("Nothing is recorded of it.")
-
-
-COLOURS = {"Success": "green", "Error": "red"}
+        show_table(("HOST", "FILTER", "REASON"), [(verdict.host, verdict.filter, verdict.reason) for verdict in found.hosts])
 
 
 def explain(rest: Rest, wanted: str) -> Explanation:
     server = rest.server(wanted)
-    path = f"/servers/{server['id']}"
-    own = _own(rest, server["id"])
-    timeline = _moments(own.get("timeline"))
-    if not timeline:
-        timeline = actions(rest, path)
+    own = own_account(rest, server["id"])
+    try:
+        timeline = msgspec.convert(own.get("timeline") or actions(rest, server["id"]), list[Moment])
+        hosts = msgspec.convert(own.get("hosts") or [], list[Verdict])
+    except msgspec.ValidationError as error:
+        raise Failure(
+            f"The compute API explains in a form that this program does not know ({error}).", "Do both have one version?"
+        ) from None
     return Explanation(
-        server={
-            "id": server["id"],
-            "name": server["name"],
-            "status": server["status"],
-            "host": server.get("OS-EXT-SRV-ATTR:host") or "",
-            "zone": server.get("OS-EXT-AZ:availability_zone") or "",
-            "fault": (server.get("fault") or {}).get("message", ""),
-        },
+        id=server["id"],
+        name=server["name"],
+        status=server["status"],
+        host=server.get("OS-EXT-SRV-ATTR:host") or "",
+        fault=(server.get("fault") or {}).get("message", ""),
+        summary=own.get("summary") or "",
         timeline=timeline,
-        hosts=msgspec.convert(own.get("hosts", []), list[Verdict], strict=False),
+        hosts=hosts,
     )
 
 
-def _own(rest: Rest, server_id: str) -> dict[str, Any]:
+def own_account(rest: Rest, server_id: str) -> dict[str, Any]:
     """What our compute knows beyond OpenStack's API; nothing where the API is another's."""
     for where in (rest, rest.at_root("compute")):
         try:
@@ -92,20 +92,13 @@ def _own(rest: Rest, server_id: str) -> dict[str, Any]:
     return {}
 
 
-def _moments(value: Any) -> list[Moment]:
-    try:
-        return msgspec.convert(value or [], list[Moment], strict=False)
-    except msgspec.ValidationError as error:
-        raise Failure(f"The compute API explains in a form that this program does not know ({error}).") from None
-
-
-def actions(rest: Rest, path: str) -> list[Moment]:
-    """Instance actions with their events, oldest first."""
-    out = []
-    for action in reversed(rest.get("compute", f"{path}/os-instance-actions")["instanceActions"]):
-        detail = rest.get("compute", f"{path}/os-instance-actions/{action['request_id']}")["instanceAction"]
-        out.append(Moment(time=action["start_time"], what=action["action"], result="", detail=action.get("message") or ""))
+def actions(rest: Rest, server_id: str) -> list[dict[str, Any]]:
+    """The public account: instance actions with their events, oldest first."""
+    path, out = f"/servers/{server_id}/os-instance-actions", []
+    for action in reversed(rest.get("compute", path)["instanceActions"]):
+        detail = rest.get("compute", f"{path}/{action['request_id']}")["instanceAction"]
+        out.append({"at": action["start_time"], "what": f"{action['action']} asked for", "details": action.get("message")})
         for event in detail.get("events") or []:
-            note = event.get("details") or event.get("host") or ""
-            out.append(Moment(time=event["start_time"], what=f"  {event['event']}", result=event.get("result") or "under way", detail=note))
+            result = event.get("result") or "under way"
+            out.append({"at": event["start_time"], "what": f"{event['event']}: {result}", "details": event.get("details")})
     return out

@@ -153,6 +153,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a service's routes.py, read from its source: importing every service would take most of a second."""
 
     service: str
+    file: Path
     method: str
     path: str
     handler: str
@@ -168,21 +169,39 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def routes() -> list[Line]:
-    return [line for path in sorted(TOP.glob("*/routes.py")) for line in routes_of(path)]
+    return [line for path in sorted(TOP.glob("*/routes*.py")) for line in routes_of(path)]
+
+
+def text_of(node: ast.expr, constants: dict[str, str]) -> str:
+    """The value of an expression made of texts and names of texts; as it is written where it is another."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return text_of(node.left, constants) + text_of(node.right, constants)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part.value if isinstance(part, ast.FormattedValue) else part, constants) for part in node.values)
+    return constants.get(ast.unparse(node), ast.unparse(node))
 
 
 def routes_of(path: Path) -> Iterator[Line]:
+    constants = {
+        target.id: node.value.value
+        for node in source(path).tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     for node in ast.walk(source(path).tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Route" and len(node.args) >= 4:
             options = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg in ("action", "since", "until")}
-            policy = node.args[3]
             try:
                 yield Line(
                     service=path.parent.name,
-                    method=ast.literal_eval(node.args[0]),
-                    path=ast.literal_eval(node.args[1]),
+                    file=path,
+                    method=text_of(node.args[0], constants),
+                    path=text_of(node.args[1], constants),
                     handler=ast.unparse(node.args[2]),
-                    policy=ast.literal_eval(policy) if isinstance(policy, ast.Constant) else ast.unparse(policy),
+                    policy=text_of(node.args[3], constants),
                     **{str(name): ast.literal_eval(value) for name, value in options.items()},
                 )
             except ValueError:
@@ -222,7 +241,7 @@ def _route_about(line: Line) -> str:
 
 
 def _handler(line: Line, shown: set[Path]) -> Iterator[Step]:
-    table = source(TOP / line.service / "routes.py")
+    table = source(line.file)
     first, _, rest = line.handler.partition(".")
     found = module_file(".".join([table.imports.get(first, ""), rest]).rstrip("."))
     if found is None:
@@ -241,14 +260,23 @@ def _handler(line: Line, shown: set[Path]) -> Iterator[Step]:
 
 
 def _step(file: Path, name: str, kind: str, shown: set[Path]) -> Iterator[Step]:
+    """A function that a handler calls; of an op also its `run`, and what that reaches."""
     module = source(file)
     function = module.functions.get(name)
-    line = function.lineno if function else 1
-    about = (first_sentence(ast.get_docstring(function)) if function else "") or module.about()
-    yield Step(kind=kind, place=f"{module.name}:{line}", about=f"{name}  {about}".strip())
+    if function is None:
+        return
+    yield _function(kind, module, function)
     if kind == "op" and file not in shown:
         shown.add(file)
+        run = module.functions.get("run")
+        if run is not None and run is not function:
+            yield _function(kind, module, run)
         yield from _below(file)
+
+
+def _function(kind: str, module: Source, function: ast.FunctionDef | ast.AsyncFunctionDef) -> Step:
+    about = first_sentence(ast.get_docstring(function))
+    return Step(kind=kind, place=f"{module.name}:{function.lineno}", about=f"{function.name}  {about}".rstrip())
 
 
 def _below(file: Path) -> Iterator[Step]:
@@ -265,7 +293,9 @@ def _agent(service: Path, message: str) -> Iterator[Step]:
         module = source(file)
         for function in module.functions.values():
             arguments = [*function.args.args, *function.args.kwonlyargs]
-            if any(argument.annotation and message == ast.unparse(argument.annotation).rpartition(".")[2] for argument in arguments):
+            if not function.name.startswith("_") and any(
+                argument.annotation and message == ast.unparse(argument.annotation).rpartition(".")[2] for argument in arguments
+            ):
                 place = f"{module.name}:{function.lineno}"
                 yield Step(kind="agent", place=place, about=f"{message} -> {function.name}", depth=1)
                 yield from _driver(service, function)
