@@ -86,15 +86,13 @@ class Edge:
             return
         started = self.runtime.monotonic()
         request = Request(scope, receive, "req-" + self.runtime.uuid())
-        mark = request_id.set(request.request_id)
+        request_id.set(request.request_id)
         route: Route | None = None
         try:
             reply, route = await self._answer(request)
             await self._send(request, reply, send)
         except Disconnected:
             reply = Reply(None, 499)
-        finally:
-            request_id.reset(mark)
         seconds = self.runtime.monotonic() - started
         if route is not None:
             route.stats.add(reply.status, seconds)

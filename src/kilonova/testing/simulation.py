@@ -19,6 +19,7 @@ import socket
 import subprocess
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -164,9 +165,13 @@ def tripwire() -> Iterator[list[str]]:
     """Let every way around the Runtime raise, and be remembered (an edge turns an exception into a 500)."""
     alarms: list[str] = []
 
-    def alarm(name: str) -> Callable[..., Any]:
+    def alarm(name: str, real: Callable[..., Any] | None = None) -> Callable[..., Any]:
         def trip(*arguments: Any, **options: Any) -> Any:
-            alarms.append(f"{name} was called")
+            stack = traceback.extract_stack()
+            if real is not None and any(f.filename.startswith("<frozen importlib") for f in stack):
+                return real(*arguments, **options)  # a module that is being imported looks around itself
+            caller = next((f for f in reversed(stack[:-1]) if "/asyncio/" not in f.filename), None)
+            alarms.append(f"{name} was called at {caller.filename}:{caller.lineno}" if caller else name)
             raise WallClock(f"{name} was called in a simulation; use the Runtime")
 
         return trip
@@ -205,7 +210,7 @@ def tripwire() -> Iterator[list[str]]:
 
     try:
         for holder, name, _ in kept:
-            setattr(holder, name, alarm(f"{getattr(holder, '__name__', holder)}.{name}"))
+            setattr(holder, name, alarm(f"{getattr(holder, '__name__', holder)}.{name}", getattr(holder, name)))
         datetime.datetime = GuardedDatetime  # type: ignore[misc]
         yield alarms
     finally:

@@ -217,6 +217,12 @@ class SQLite:
 
         await self.transact(body)
 
+    def abandon(self) -> None:
+        """As if the process had died: nothing that is not committed is kept. For simulated crashes."""
+        self._closed = True
+        self._writer_connection.close()
+        self._reader_connection.close()
+
     async def stop(self) -> None:
         if self._closed:
             return

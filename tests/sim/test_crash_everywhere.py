@@ -1,0 +1,137 @@
+"""Kill the control plane at every point of create and delete; a new life on the same state must bring everything to agreement.
+
+The points come from a traced run: before and after each commit, each command to a node, each driver call.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kilonova.compute.drivers.fake import FakeHost
+from kilonova.compute.store import mappings
+from kilonova.core.context import service_context
+from kilonova.core.log import Sink
+from kilonova.testing import simulation
+from kilonova.testing.compute import ComputeWorld
+from kilonova.testing.fakes import IMAGE, NETWORK, FakeNetwork
+from kilonova.testing.simulation import SimRuntime
+
+BODY = {"server": {"name": "s1", "imageRef": IMAGE, "flavorRef": "1", "networks": [{"uuid": NETWORK}]}}
+
+
+class Remains:
+    """What outlives a process: the hypervisors, the network, the file; and what clients were told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.machines = {"host-1": FakeHost(), "host-2": FakeHost()}
+        self.network = FakeNetwork()
+        self.told: dict[str, str] = {}
+        self.last: ComputeWorld | None = None
+
+    def bury(self) -> None:
+        assert self.last is not None
+        self.last.db.abandon()
+
+    def world(self, runtime: SimRuntime) -> ComputeWorld:
+        self.last = ComputeWorld(runtime, Sink(io.StringIO(), level="error"), self.path, machines=self.machines, network=self.network)
+        return self.last
+
+
+async def wait(w: ComputeWorld, server_id: str, status: str) -> None:
+    for _ in range(3000):
+        reply = await w.client().get(f"/v2.1/servers/{server_id}")
+        if (reply.status == 404 and status == "gone") or (reply.status == 200 and reply.json["server"]["status"] == status):
+            return
+        await w.runtime.sleep(0.01)
+    raise AssertionError(f"{server_id} never became {status}")
+
+
+async def first_life(r: Remains, runtime: SimRuntime, *, fail: bool) -> None:
+    w = r.world(runtime)
+    if fail:
+        for driver in list(w.drivers.values()):
+            driver.fail_next(1)
+    await w.start()
+    reply = await w.client().post("/v2.1/servers", BODY)
+    assert reply.status == 202
+    server_id = reply.json["server"]["id"]
+    r.told[server_id] = "created"
+    await wait(w, server_id, "ERROR" if fail else "ACTIVE")
+    r.told[server_id] = "deletion asked"
+    reply = await w.client().delete(f"/v2.1/servers/{server_id}")
+    assert reply.status == 204
+    r.told[server_id] = "deleted"
+    await wait(w, server_id, "gone")
+    await w.stop()
+
+
+async def next_life(r: Remains, runtime: SimRuntime) -> None:
+    w = r.world(runtime)
+    await w.start()
+    for _ in range(3000):
+        if not await open_operations(w):
+            break
+        await runtime.sleep(0.01)
+    assert not await open_operations(w), "an operation was not finished"
+    servers = {s["id"]: s for s in (await w.client().get("/v2.1/servers/detail")).json["servers"]}
+    for server_id, told in r.told.items():
+        if told == "deleted":
+            assert server_id not in servers, "an accepted delete was forgotten"
+        elif told == "created":
+            assert server_id in servers, "an accepted create was forgotten"
+    allocations = {a.consumer_id: a.provider_id for a in await w.placement.allocations(service_context("test"))}
+    guests = {guest: host for host, machine in r.machines.items() for guest in machine.guests}
+    admin = {s["id"]: s for s in (await w.client("admin:p1").get("/v2.1/servers/detail")).json["servers"]}
+    for server_id, server in servers.items():
+        assert server["OS-EXT-STS:task_state"] is None, server
+        if server["status"] == "ERROR":
+            continue
+        assert server["status"] == "ACTIVE", server
+        assert guests.pop(server_id) == admin[server_id]["OS-EXT-SRV-ATTR:host"]
+        assert allocations.pop(server_id)
+        assert r.network.ports.pop(server_id)
+    assert guests == {}, "a guest leaked"
+    assert allocations == {}, "an allocation leaked"
+    assert r.network.ports == {}, "a port leaked"
+    assert (await mappings.usage(w.db, "p1"))["instances"] == len(servers), "quota is off"
+    await w.stop()
+
+
+async def open_operations(w: ComputeWorld) -> list[Any]:
+    import sqlalchemy as sa
+
+    from kilonova.compute.store import api_tables, cell_tables
+
+    found: list[Any] = []
+    for table in (api_tables.operations, cell_tables.operations):
+        found += await w.db.all(sa.select(table.c.verb).order_by(table.c.id))
+    return found
+
+
+@pytest.mark.parametrize("fail", [False, True], ids=["good path", "hosts fail"])
+def test_create_and_delete_survive_a_kill_at_every_point(tmp_path: Path, fail: bool) -> None:
+    traced = Remains(tmp_path / "traced.db")
+    _, runtime = simulation.run(lambda rt: first_life(traced, rt, fail=fail), seed=1)
+    assert runtime.points > 30, "the trace is too short to mean anything"
+    for k in range(1, runtime.points + 1):
+        r = Remains(tmp_path / f"{k}.db")
+        _, dead = simulation.run(lambda rt, r=r: first_life(r, rt, fail=fail), seed=1, kill_at=k)  # type: ignore[misc]
+        assert dead.dead, f"point {k} was never reached"
+        r.bury()
+        try:
+            simulation.run(lambda rt, r=r: next_life(r, rt), seed=2, start=100.0)  # type: ignore[misc]
+        except AssertionError as error:
+            raise AssertionError(f"killed at point {k} ({dead.events[-1]}): {error}") from error
+
+
+def test_a_second_kill_during_recovery_does_no_harm(tmp_path: Path) -> None:
+    for k, again in ((12, 3), (20, 8), (28, 14), (36, 9)):
+        r = Remains(tmp_path / f"{k}-{again}.db")
+        simulation.run(lambda rt, r=r: first_life(r, rt, fail=False), seed=3, kill_at=k)  # type: ignore[misc]
+        r.bury()
+        simulation.run(lambda rt, r=r: next_life(r, rt), seed=4, kill_at=again, start=50.0)  # type: ignore[misc]
+        r.bury()
+        simulation.run(lambda rt, r=r: next_life(r, rt), seed=5, start=100.0)  # type: ignore[misc]
