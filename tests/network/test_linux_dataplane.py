@@ -1,6 +1,7 @@
 """The Linux driver with real namespaces, taps and traffic."""
 
 import asyncio
+import errno
 import os
 import re
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 
 from kilonova.network import rpc
 from kilonova.network.drivers import DriverError
@@ -303,6 +305,7 @@ def test_dhcp_and_metadata_stay_on_their_host() -> None:
         for host in (one, two):
             counters = (await host.describe()).counters
             assert (counters["dhcp_answers"], counters["metadata_requests"]) == (2, 1)
+            assert counters["dhcp_unanswered"] == 0, "the other host's guest was heard here"
 
     run_scenario(scenario)
 
@@ -393,8 +396,11 @@ def test_moving_a_floating_ip_ends_its_connections_and_reaches_the_new_guest() -
         other = cloud.router(network, msgspec.structs.replace(subnet, gateway_ip="10.0.0.254"), public, "203.0.113.11")
         await host.put_router(msgspec.structs.replace(router, floating_ips=()))
         await host.put_router(msgspec.structs.replace(other, floating_ips=to(second.ip)))
+        assert other.gateway is not None
+        known = (await away(run_in, outside, "ip", "neigh", "show", "203.0.113.50")).stdout
+        assert other.gateway.mac in known, "the host's neighbour table follows the announcement at once"
         await away(second.run, "ip", "route", "replace", "default", "via", "10.0.0.254")
-        assert await away(pings, outside, "203.0.113.50"), "the host's neighbour table followed the announcement"
+        assert await away(pings, outside, "203.0.113.50")
 
     run_scenario(scenario)
 
@@ -650,6 +656,76 @@ def test_what_cannot_be_realised_is_named_and_does_not_hinder_the_rest() -> None
             await host.plug(cloud.port(subnet, "10.0.0.14", group()), network, (subnet,), ())
 
     run_scenario(scenario)
+
+
+def test_a_full_bridge_is_one_sentence_and_leaves_no_trace() -> None:
+    """The kernel's limit is 1024 ports a bridge."""
+
+    async def scenario(cloud: Cloud) -> None:
+        host = await cloud.host()
+        network, subnet = cloud.network()
+        await host.put_network(network, (subnet,))
+        await away(_fill, host._config.host_namespace, f"br{network.id[:11]}")
+        before = await host.snapshot()
+        with pytest.raises(DriverError, match="already has the 1024 ports"):
+            everything = group(*allow_all())
+            await host.plug(cloud.port(subnet, "10.0.0.11", everything), network, (subnet,), (everything,))
+        assert (await host.snapshot()).links == before.links
+        assert not any("tap" in line for line in rules(host._config.host_namespace)["table bridge kn { map egress {"])
+
+    run_scenario(scenario)
+
+
+def _fill(namespace: str, bridge: str) -> None:
+    """With veth pairs, both ends on the bridge, until nothing more fits."""
+    with netns.entered(namespace), netns.opened(namespace) as here, rtnl.Route() as route:
+        master = route.index(bridge)
+        for number in range(520):
+            route.do(rtnl.add_veth(f"fill{number}a", peer=f"fill{number}b", peer_namespace_fd=here, mtu=1450, up=False))
+            for end in "ab":
+                try:
+                    route.do(rtnl.set_link(f"fill{number}{end}", master=master))
+                except OSError as error:
+                    assert error.errno == errno.EXFULL
+                    return
+
+
+def test_a_verb_runs_to_its_end_when_its_caller_is_gone() -> None:
+    async def scenario(cloud: Cloud) -> None:
+        host = await cloud.host()
+        network, subnet = cloud.network()
+        everything = group(*allow_all())
+        ports = [cloud.port(subnet, f"10.0.0.{11 + number}", everything) for number in range(20)]
+        plugs = [asyncio.create_task(host.plug(port, network, (subnet,), (everything,))) for port in ports]
+        await asyncio.sleep(0)
+        for task in plugs[::2]:
+            task.cancel()
+        await asyncio.gather(*plugs, return_exceptions=True)
+        done = await host.sync(rpc.HostState(networks=(network,), subnets=(subnet,), ports=tuple(ports), security_groups=(everything,)))
+        assert done.removed == () and len(done.wired) == 20
+        assert (await host.describe()).counters["plugs"] >= 10
+
+    run_scenario(scenario)
+
+
+def test_it_works_under_uvloop() -> None:
+    async def main() -> None:
+        async with running_cloud() as cloud:
+            host = await cloud.host()
+            network, subnet = cloud.network()
+            everything = group(*allow_all())
+            guest = await cloud.guest(host, network, subnet, "10.0.0.11", everything)
+            done = await away(guest.run, "busybox", "udhcpc", "-f", "-n", "-q", "-i", "eth0", "-s", "/bin/true")
+            assert "lease of 10.0.0.11" in done.stderr
+            await away(guest.run, "ip", "route", "add", "169.254.169.254", "via", "10.0.0.2")
+            done = await away(guest.run, "busybox", "wget", "-q", "-O", "-", "http://169.254.169.254/")
+            assert done.stdout == "GET / from 10.0.0.11"
+            await host.delete_router(new_id())
+            await host.unplug(guest.port.id)
+            assert await host.delete_network(network.id)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
 
 
 def test_teardown_leaves_nothing_and_the_machine_is_untouched() -> None:

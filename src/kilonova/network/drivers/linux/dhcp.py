@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -153,10 +153,11 @@ def encode_option(name: str, value: str) -> tuple[int, bytes]:
         raise ValueError(f"DHCP option {name} is not known")
     if kind in ("ip", "next"):
         return code, b"".join(ipaddress.IPv4Address(part.strip()).packed for part in value.split(","))
-    if kind == "u16":
-        return code, struct.pack(">H", int(value))
-    if kind == "u32":
-        return code, struct.pack(">I", int(value))
+    if kind in ("u16", "u32"):
+        size = 2 if kind == "u16" else 4
+        if not 0 <= int(value) < 1 << 8 * size:
+            raise ValueError(f"DHCP option {name} cannot be {value}")
+        return code, int(value).to_bytes(size, "big")
     if kind == "domains":
         return code, b"".join(_labels(name.strip()) for name in value.split(","))
     return code, value.encode()
@@ -164,6 +165,8 @@ def encode_option(name: str, value: str) -> tuple[int, bytes]:
 
 def _labels(domain: str) -> bytes:
     parts = [part.encode() for part in domain.strip(".").split(".")]
+    if not all(0 < len(part) < 64 for part in parts):
+        raise ValueError(f"{domain!r} is not a domain name")
     return b"".join(bytes((len(part),)) + part for part in parts) + b"\0"
 
 
@@ -250,9 +253,17 @@ def open_sockets(interface: str) -> tuple[socket.socket, socket.socket]:
 
 
 class Server:
-    """One network's DHCP. `leases` is the live table, by MAC; the driver changes it while the server runs."""
+    """One network's DHCP. `leases` is the live table, by MAC; the driver changes it while the server runs. `discard` closes the
+    packet socket, which blocks for milliseconds and so should not happen in the loop."""
 
-    def __init__(self, mac: str, sockets: tuple[socket.socket, socket.socket], leases: Mapping[str, Lease]) -> None:
+    def __init__(
+        self,
+        mac: str,
+        sockets: tuple[socket.socket, socket.socket],
+        leases: Mapping[str, Lease],
+        discard: Callable[[socket.socket], None] = socket.socket.close,
+    ) -> None:
+        self._discard = discard
         self._mac = mac
         self._listening, self._sending = sockets
         self._leases = leases
@@ -269,7 +280,7 @@ class Server:
             self._loop.remove_reader(self._listening.fileno())
             self._loop = None
         self._listening.close()
-        self._sending.close()
+        self._discard(self._sending)
 
     def _readable(self) -> None:
         """At most a few datagrams in one go, so that one guest's flood does not hold up the loop."""

@@ -9,11 +9,14 @@ would wait for its first lease.
 """
 
 import errno
+import os
 import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -38,7 +41,7 @@ from kilonova.network.drivers.linux import (
 )
 from kilonova.network.drivers.linux.config import LinuxConfig
 from kilonova.network.drivers.linux.conntrack import Conntrack
-from kilonova.network.drivers.linux.namespaces import NamespacePlan
+from kilonova.network.drivers.linux.namespaces import Closable, NamespacePlan
 from kilonova.network.drivers.linux.nft import Elements, Nft
 from kilonova.network.drivers.linux.rtnl import Link, Route
 from kilonova.network.drivers.linux.ruleset import Key, Ruleset
@@ -75,6 +78,7 @@ class Host:
         self.groups: dict[str, rpc.SecurityGroup] = {}
         self.routers: dict[str, rpc.Router] = {}
         self._router_plans: dict[str, NamespacePlan] = {}
+        self._router_nft: dict[str, Nft] = {}
         self._service_plans: dict[str, NamespacePlan] = {}
         self._remotes: dict[tuple[str, str], rpc.RemotePort] = {}
         self._peers: tuple[rpc.Peer, ...] = ()
@@ -87,10 +91,13 @@ class Host:
         self.opened: list[Server] = []
         self.closed: list[Server] = []
         self.counters: Counter[str] = Counter()
+        self._closer = ThreadPoolExecutor(1, thread_name_prefix=f"closer-{config.host_namespace}")
 
     # Life
 
     def open(self) -> None:
+        if os.geteuid() != 0:
+            raise DriverError("The Linux network driver needs root; as another user choose the fake driver.")
         for namespace in (self.config.host_namespace, *([self.config.underlay.namespace] if self.config.underlay else [])):
             netns.path(namespace)
         netns.create(self.config.host_namespace)
@@ -98,8 +105,10 @@ class Host:
         self._route = Route()
         self._nft = Nft()
         self._elements = Elements()
+        self._conntrack = Conntrack()
         self.ruleset = Ruleset(self._nft, self._elements)
         underlay.ensure(self.config, self._route)
+        self._capabilities = probe.capabilities(self._route, self._nft)
         self._require_bridge_netfilter()
         if "table bridge kn\n" not in self._nft.run("list tables"):
             self.ruleset.load({})
@@ -114,10 +123,18 @@ class Host:
             raise DriverError("The kernel lacks br_netfilter, which security groups need; load that module.")
 
     def close(self) -> None:
-        """Servers are closed by the driver, in the loop."""
+        """Servers are closed by the driver, in the loop, before."""
+        for router_id in list(self._router_nft):
+            self._drop_router_rules(router_id)
+        self._closer.shutdown(wait=True)
+        self._conntrack.close()
         self._route.close()
         self._elements.close()
         self._nft.close()
+
+    def discard(self, resource: Closable) -> None:
+        """Close something whose closing waits for the kernel."""
+        self._closer.submit(resource.close)
 
     def take_all_servers(self) -> list[Server]:
         servers = [*self.servers.values()]
@@ -281,7 +298,7 @@ class Host:
             return
         if plan == before and not anew:
             return
-        realised = namespaces.realise(plan, self._route, self._bridges())
+        realised = namespaces.realise(plan, self._route, self._bridges(), self.discard, None)
         self._service_plans[network.id] = plan
         leases = self._leases.setdefault(network.id, {})
         mac_changed = before is not None and before.legs[0].mac != plan.legs[0].mac
@@ -289,7 +306,7 @@ class Host:
             if ("dhcp", network.id) not in self.servers or realised.fresh_legs or mac_changed:
                 self._close(("dhcp", network.id))
                 sockets = dhcp.open_sockets(names.SERVICE_LEG)
-                self._open(("dhcp", network.id), dhcp.Server(plan.legs[0].mac, sockets, leases))
+                self._open(("dhcp", network.id), dhcp.Server(plan.legs[0].mac, sockets, leases, self.discard))
             if ("metadata", network.id) not in self.servers:
                 listening = metadata.open_socket(80)
                 self._open(("metadata", network.id), metadata.Server(listening, self._handler, network_id=network.id))
@@ -344,6 +361,7 @@ class Host:
         new_groups = {**self.groups, **{group.id: group for group in groups}}
         part = self._check_port(port, new_groups)
         segment = self._put_network(network, subnets)
+        services.lease(port, network, subnets)
         changes, combinations = self._port_changes(before, port)
         changes[("port", port.id)] = part
         group_changes, named = self._group_changes(new_groups)
@@ -356,8 +374,13 @@ class Host:
         if before is not None and before.device_name != port.device_name:
             self._delete_links([before.device_name])
         self._lease(port, segment)
-        self._tap(port, segment)
         self.ports[port.id] = port
+        try:
+            self._tap(port, segment)
+        except (DriverError, OSError):
+            if before is None:
+                self.unplug(port.id)
+            raise
         if doubtful:
             self._judge()
         self.counters["plugs"] += 1
@@ -480,18 +503,17 @@ class Host:
             if port.port_security_enabled:
                 ips = [fixed.ip for fixed in port.fixed_ips] + [pair.ip for pair in port.allowed_address_pairs]
                 owners |= {(port.network_id, ip): port for ip in ips}
-        with Conntrack() as tracked:
-            marks: list[tuple[conntrack.Entry, int]] = []
-            some_revoked = False
-            for entry in tracked.entries():
-                network_id = by_zone.get(entry.zone)
-                if network_id is None or entry.destination_port in (67, 68):
-                    continue
-                wanted = 0 if self._permitted(entry, network_id, owners) else conntrack.REVOKED
-                some_revoked |= wanted == conntrack.REVOKED
-                if entry.mark != wanted:
-                    marks.append((entry, wanted))
-            tracked.mark(marks)
+        marks: list[tuple[conntrack.Entry, int]] = []
+        some_revoked = False
+        for entry in self._conntrack.entries():
+            network_id = by_zone.get(entry.zone)
+            if network_id is None or entry.destination_port in (67, 68):
+                continue
+            wanted = 0 if self._permitted(entry, network_id, owners) else conntrack.REVOKED
+            some_revoked |= wanted == conntrack.REVOKED
+            if entry.mark != wanted:
+                marks.append((entry, wanted))
+        self._conntrack.mark(marks)
         self._some_revoked = some_revoked
         self.counters["connections_judged"] += len(marks)
 
@@ -578,8 +600,9 @@ class Host:
         plan = routers.plan(router, self.config.host_namespace, attachments)
         before, known = self._router_plans.get(router.id), self.routers.get(router.id)
         if plan != before or anew:
-            load = anew or before is None or before.script != plan.script
-            realised = namespaces.realise(plan, self._route, self._bridges(), load_rules=load)
+            script = None if anew or known is None or before is None else routers.change_script(known, router)
+            load = partial(self._load_router_rules, router.id, plan.script if script is None else script)
+            realised = namespaces.realise(plan, self._route, self._bridges(), self.discard, load)
             self._end_connections(plan.namespace, routers.ended_addresses(known, router))
         else:
             realised = namespaces.Realised(created=False, fresh_legs=frozenset())
@@ -589,13 +612,30 @@ class Host:
         self.counters["router_puts"] += 1
         return rpc.RouterReady(router_id=router.id, floating_ips=tuple(pair.floating_ip for pair in router.floating_ips))
 
-    @staticmethod
-    def _end_connections(namespace: str, floating_ips: frozenset[str]) -> None:
+    def _load_router_rules(self, router_id: str, script: str | None, created: bool) -> None:
+        """Contexts are kept, one for each router: closing one waits for the kernel to be done with the last change."""
+        if created:
+            self._drop_router_rules(router_id)
+        if router_id not in self._router_nft:
+            self._router_nft[router_id] = Nft()
+        if script:
+            self._router_nft[router_id].run(script)
+
+    def _drop_router_rules(self, router_id: str) -> None:
+        nft = self._router_nft.pop(router_id, None)
+        if nft is not None:
+            self.discard(nft)
+
+    def _end_connections(self, namespace: str, floating_ips: frozenset[str]) -> None:
         if not floating_ips:
             return
-        with netns.entered(namespace), Conntrack() as tracked:
+        with netns.entered(namespace):
+            tracked = Conntrack()
+        try:
             ended = [e for e in tracked.entries() if e.destination in floating_ips or e.reply_destination in floating_ips]
             tracked.delete(ended)
+        finally:
+            self.discard(tracked)
 
     def _serve_router(
         self, router: rpc.Router, plan: NamespacePlan, fresh: frozenset[str], speaking: Mapping[str, ra.Advertisement]
@@ -616,6 +656,7 @@ class Host:
     def delete_router(self, router_id: str) -> bool:
         self._ready()
         plan = self._router_plans.pop(router_id, None)
+        self._drop_router_rules(router_id)
         for key in [key for key in self.servers if key[0] in ("ra", "router-metadata") and key[1] == router_id]:
             self._close(key)
         if plan is not None:
@@ -658,9 +699,6 @@ class Host:
         )
 
     def _sync_networks(self, state: rpc.HostState, failed: list[rpc.PortFailed | rpc.NetworkFailed | rpc.RouterFailed]) -> None:
-        gone = set(self.segments) - {network.id for network in state.networks}
-        for network_id in gone:
-            self._unserve_network(network_id)
         subnets: dict[str, list[rpc.Subnet]] = {}
         for subnet in state.subnets:
             subnets.setdefault(subnet.network_id, []).append(subnet)
@@ -670,6 +708,8 @@ class Host:
                 self.segments[network.id] = self._segment(network, tuple(subnets.get(network.id, ())))
             except (DriverError, OSError, ValueError) as error:
                 failed.append(rpc.NetworkFailed(network_id=network.id, reason=reason(error)))
+        for network_id in [network_id for network_id in self._service_plans if network_id not in self.segments]:
+            self._unserve_network(network_id)
 
     def _sync_rules(self, state: rpc.HostState, failed: list[rpc.PortFailed | rpc.NetworkFailed | rpc.RouterFailed]) -> list[rpc.Port]:
         """Loads the whole policy in one transaction; returns the ports it was made for."""
@@ -764,6 +804,7 @@ class Host:
             "rule_transactions_hot": self.ruleset.hot_transactions,
             "rule_reloads": self.ruleset.reloads,
             "dhcp_answers": sum(server.answered for server in self.servers.values() if isinstance(server, dhcp.Server)),
+            "dhcp_unanswered": sum(server.refused for server in self.servers.values() if isinstance(server, dhcp.Server)),
             "metadata_requests": sum(server.requests for server in self.servers.values() if isinstance(server, metadata.Server)),
         }
         return rpc.DriverDescription(

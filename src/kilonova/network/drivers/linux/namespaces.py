@@ -3,13 +3,22 @@
 import ipaddress
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 import msgspec
 
 from kilonova.network.drivers.linux import netns, rtnl
-from kilonova.network.drivers.linux.nft import Nft
 from kilonova.network.drivers.linux.rtnl import Route
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+Discard = Callable[[Closable], None]
+Load = Callable[[bool], None]
 
 
 class Leg(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,13 +39,15 @@ class RouteWish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NamespacePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """`script` is nftables text that replaces all the namespace's rules, or None for no rules."""
+    """`script` is nftables text that replaces all the namespace's rules, or None for no rules. `announced`: neighbours may know
+    the addresses under another MAC, so tell them."""
 
     namespace: str
     legs: tuple[Leg, ...]
     routes: tuple[RouteWish, ...] = ()
     sysctls: tuple[tuple[str, int], ...] = ()
     script: str | None = None
+    announced: bool = True
 
 
 class Realised(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,8 +57,12 @@ class Realised(msgspec.Struct, frozen=True, kw_only=True):
     fresh_legs: frozenset[str]
 
 
-def realise(plan: NamespacePlan, host: Route, bridges: dict[str, int], *, load_rules: bool = True) -> Realised:
-    """Runs in the host namespace's thread. `bridges`: name to index. Idempotent."""
+def realise(plan: NamespacePlan, host: Route, bridges: dict[str, int], discard: Discard, load: Load | None) -> Realised:
+    """Runs in the host namespace's thread. `bridges`: name to index. `load` is called inside once the links are up, and told whether
+    the namespace is new. Idempotent.
+
+    `discard` closes things elsewhere: closing a packet socket waits for an RCU grace period, 5 to 15 ms.
+    """
     created = netns.create(plan.namespace)
     with netns.entered(plan.namespace), Route() as inside:
         if created:
@@ -62,11 +77,10 @@ def realise(plan: NamespacePlan, host: Route, bridges: dict[str, int], *, load_r
         indexes = _settle_links(plan, inside)
         added = _settle_addresses(plan, inside, indexes)
         _settle_routes(plan, inside, indexes)
-        if plan.script is not None and load_rules:
-            with Nft() as nft:
-                nft.run(plan.script)
-        for leg, ip in added:
-            announce(leg.name, leg.mac, ip)
+        if load is not None:
+            load(created)
+        if plan.announced and added:
+            announce(added, discard)
     return Realised(created=created, fresh_legs=frozenset(fresh))
 
 
@@ -136,13 +150,17 @@ def _settle_routes(plan: NamespacePlan, inside: Route, indexes: dict[str, int]) 
             inside.do(rtnl.add_route(wish.destination, via=wish.via, index=index))
 
 
-def announce(interface: str, mac: str, ip: str) -> None:
-    """A gratuitous ARP request, so that neighbours forget who had the address before."""
-    own, address = rtnl.mac_bytes(mac), rtnl.ip_bytes(ip)
-    body = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 1) + own + address + bytes(6) + address
-    with suppress(OSError), socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as raw:
-        raw.bind((interface, 0))
-        raw.send(b"\xff" * 6 + own + b"\x08\x06" + body)
+def announce(addresses: list[tuple[Leg, str]], discard: Discard) -> None:
+    """Gratuitous ARP requests, so that neighbours forget who had the addresses before."""
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    try:
+        for leg, ip in addresses:
+            own, address = rtnl.mac_bytes(leg.mac), rtnl.ip_bytes(ip)
+            body = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 1) + own + address + bytes(6) + address
+            with suppress(OSError):
+                raw.sendto(b"\xff" * 6 + own + b"\x08\x06" + body, (leg.name, 0x0806))
+    finally:
+        discard(raw)
 
 
 def remove(plan: NamespacePlan, host: Route) -> None:

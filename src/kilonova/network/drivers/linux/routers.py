@@ -102,8 +102,17 @@ def snat_address(router: rpc.Router) -> str | None:
     return next((str(ipaddress.ip_interface(ip).ip) for ip in router.gateway.ips if ":" not in ip), None)
 
 
-def _map(name: str, pairs: Iterable[tuple[str, str]]) -> str:
-    entries = ", ".join(f"{ipaddress.IPv4Address(key)} : {ipaddress.IPv4Address(value)}" for key, value in sorted(pairs))
+def _floating_maps(router: rpc.Router) -> tuple[dict[str, str], dict[str, str]]:
+    """Inwards and outwards. A guest with several floating IPs speaks under the first."""
+    inwards = {str(ipaddress.IPv4Address(p.floating_ip)): str(ipaddress.IPv4Address(p.fixed_ip)) for p in router.floating_ips}
+    outwards: dict[str, str] = {}
+    for floating_ip, fixed_ip in inwards.items():
+        outwards.setdefault(fixed_ip, floating_ip)
+    return inwards, outwards
+
+
+def _map(name: str, pairs: Mapping[str, str]) -> str:
+    entries = ", ".join(f"{key} : {pairs[key]}" for key in sorted(pairs))
     elements = f" elements = {{ {entries} }}" if entries else ""
     return f"  map {name} {{ type ipv4_addr : ipv4_addr;{elements}\n  }}"
 
@@ -113,15 +122,13 @@ def _script(router: rpc.Router) -> str:
     inside = ", ".join(_inside(router))
     elements = f" elements = {{ {inside} }}" if inside else ""
     back = 'ct status dnat oifname "qr-*" ip saddr @inside'
-    one_for_one: dict[str, str] = {}
-    for pair in router.floating_ips:
-        one_for_one.setdefault(pair.fixed_ip, pair.floating_ip)
+    floating_in, floating_out = _floating_maps(router)
     lines = [
         "add table inet kn",
         "delete table inet kn",
         "table inet kn {",
-        _map("floating_in", [(pair.floating_ip, pair.fixed_ip) for pair in router.floating_ips]),
-        _map("floating_out", one_for_one.items()),
+        _map("floating_in", floating_in),
+        _map("floating_out", floating_out),
         f"  set inside {{ type ipv4_addr; flags interval;{elements}\n  }}",
         "  chain prerouting {",
         "    type nat hook prerouting priority dstnat; policy accept;",
@@ -142,6 +149,25 @@ def _script(router: rpc.Router) -> str:
         "}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _change_map(name: str, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    gone = [key for key in sorted(before) if after.get(key) != before[key]]
+    new = [key for key in sorted(after) if before.get(key) != after[key]]
+    lines = [f"delete element inet kn {name} {{ {', '.join(gone)} }}"] if gone else []
+    return lines + ([f"add element inet kn {name} {{ {', '.join(f'{key} : {after[key]}' for key in new)} }}"] if new else [])
+
+
+def change_script(before: rpc.Router, after: rpc.Router) -> str | None:
+    """Rules for a change of nothing but floating IPs, or None: then the whole script is due."""
+    if _script(msgspec.structs.replace(before, floating_ips=())) != _script(msgspec.structs.replace(after, floating_ips=())):
+        return None
+    lines = [
+        line
+        for name, old, new in zip(("floating_in", "floating_out"), _floating_maps(before), _floating_maps(after), strict=True)
+        for line in _change_map(name, old, new)
+    ]
+    return "\n".join(lines) + "\n" if lines else ""
 
 
 def advertisements(router: rpc.Router, attachments: Mapping[str, Attachment]) -> dict[str, Advertisement]:

@@ -10,6 +10,7 @@ the sender's combination (`egress`), whose matching rule goes on to `to_port`, w
 (`ingress`). A tap that is in no map gets nothing.
 """
 
+import functools
 import hashlib
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
@@ -196,17 +197,19 @@ def _rule_protocol(rule: rpc.SecurityGroupRule) -> int | None:
     return 58 if number == 1 and rule.ethertype == "IPv6" else number
 
 
+@functools.lru_cache(maxsize=1 << 16)
+def _member(member: str) -> tuple[bool, str]:
+    """(is it a single address, its normal form)."""
+    network = ipaddress.ip_network(member, strict=False)
+    if network.num_addresses == 1:
+        return True, str(network.network_address)
+    return False, str(network)
+
+
 def split_members(group: rpc.SecurityGroup) -> tuple[list[str], list[str]]:
     """(single addresses, prefixes that are more than one address), each sorted and without repeats."""
-    hosts: set[str] = set()
-    prefixes: set[str] = set()
-    for member in group.member_ips:
-        network = ipaddress.ip_network(member, strict=False)
-        if network.num_addresses == 1:
-            hosts.add(str(network.network_address))
-        else:
-            prefixes.add(str(network))
-    return sorted(hosts), sorted(prefixes)
+    found = set(map(_member, group.member_ips))
+    return sorted(text for single, text in found if single), sorted(text for single, text in found if not single)
 
 
 def _collapse(prefixes: Iterable[str], version: int) -> list[str]:

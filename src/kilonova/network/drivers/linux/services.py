@@ -46,6 +46,7 @@ def plan(network: rpc.Network, subnets: Iterable[rpc.Subnet], host_namespace: st
         legs=(leg,),
         routes=tuple(RouteWish(destination=subnet.cidr, leg=leg.name) for subnet in others),
         sysctls=_SYSCTLS,
+        announced=False,
     )
 
 
