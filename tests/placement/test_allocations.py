@@ -183,3 +183,17 @@ def test_the_reshaper_moves_inventory_under_allocations(run: Run) -> None:
         assert set((await service.get(f"/resource_providers/{root}/inventories")).json["inventories"]) == {"VCPU"}
 
     run(story)
+
+
+def test_one_consumer_twice_in_a_request(run: Run) -> None:
+    async def story(w: World) -> None:
+        p = await w.provider("p", VCPU=100)
+        old = less(held({p: {"VCPU": 2}}), "consumer_generation", "consumer_type")
+        assert (await w.client("1.13").put(f"/allocations/{C1}", old)).status == 204
+        assert (await w.client("1.13").post("/allocations", {C1: old, C1.upper(): old})).status == 400
+        twice = {"allocations": [{"resource_provider": {"uuid": x}, "resources": {"VCPU": 3}} for x in (p, p.upper())]}
+        assert (await w.client("1.0").put(f"/allocations/{C2}", twice)).status == 204
+        assert await used(w, p) == {"VCPU": 5}
+        assert (await w.client().put(f"/allocations/{C2}", held({p: {"VCPU": 1}}, 10**30))).status == 400
+
+    run(story)

@@ -11,11 +11,11 @@ from kilonova.core.runtime import Runtime
 from kilonova.placement.contract import Allocation, Inventory, InventoryUsage, ProviderUsage
 from kilonova.placement.domain import allocations as claims
 from kilonova.placement.domain import providers as hosts
-from kilonova.placement.errors import AlreadyClaimed, ConsumerConflict
+from kilonova.placement.errors import AlreadyClaimed, ConsumerConflict, GenerationConflict
 from kilonova.placement.store import allocations, inventories, providers
 from kilonova.placement.store.tables import metadata
 
-CLAIM_TRIES = 5
+TRIES = 5
 
 
 class PlacementService:
@@ -41,10 +41,16 @@ class PlacementService:
     ) -> None:
         _allow(ctx, "placement:resource_providers:update")
         now = self.runtime.now_us()
-        try:
-            await self.db.transact(lambda tx: hosts.put(tx, provider_id, name, inventories, traits, now))
-        except Duplicate as error:
-            raise hosts.duplicate(error, provider_id, name) from None
+        for left in reversed(range(TRIES)):
+            try:
+                await self.db.transact(lambda tx: hosts.put(tx, provider_id, name, inventories, traits, now))
+                return
+            except GenerationConflict:
+                # A claim came between (never in SQLite, which runs one transaction at a time).
+                if not left:
+                    raise
+            except Duplicate as error:
+                raise hosts.duplicate(error, provider_id, name) from None
 
     async def remove_provider(self, ctx: Context, provider_id: str) -> None:
         _allow(ctx, "placement:resource_providers:delete")
@@ -60,7 +66,7 @@ class PlacementService:
     ) -> None:
         _allow(ctx, "placement:allocations:update")
         now = self.runtime.now_us()
-        for _ in range(CLAIM_TRIES):
+        for _ in range(TRIES):
             try:
                 return await self.db.transact(lambda tx: claims.claim(tx, consumer_id, provider_id, resources, project_id, user_id, now))
             except Duplicate:

@@ -45,7 +45,10 @@ def _provider(text: str) -> str:
 
 
 def _listed(body: SetAllocations) -> dict[str, dict[str, int]]:
-    return {_provider(one.resource_provider.uuid): one.resources for one in body.allocations}
+    out: dict[str, dict[str, int]] = {}
+    for one in body.allocations:
+        out.setdefault(_provider(one.resource_provider.uuid), {}).update(one.resources)
+    return out
 
 
 def _keyed(given: Mapping[str, KeyedAllocation]) -> dict[str, dict[str, int]]:

@@ -16,6 +16,7 @@ ConsumerType = Annotated[str, Meta(pattern=r"^[A-Z0-9_]+$", min_length=1, max_le
 UuidKey = Annotated[str, Meta(pattern=r"^[0-9a-fA-F-]{36}$")]
 Size = Annotated[int, Meta(ge=1, le=MAX_UNIT)]
 Amount = Annotated[int, Meta(ge=1, le=2**62)]
+Generation = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 Resources = Annotated[dict[ClassName, Amount], Meta(min_length=1)]
 
 
@@ -45,7 +46,7 @@ class UpdateProvider1_14(UpdateProvider, frozen=True, kw_only=True):
 
 class SetTraits(Strict, frozen=True, kw_only=True):
     traits: list[TraitName]
-    resource_provider_generation: int
+    resource_provider_generation: Generation
 
 
 Aggregates = list[str]
@@ -53,7 +54,7 @@ Aggregates = list[str]
 
 class SetAggregates1_19(Strict, frozen=True, kw_only=True):
     aggregates: Aggregates
-    resource_provider_generation: int
+    resource_provider_generation: Generation
 
 
 # inventories
@@ -66,7 +67,7 @@ class InventoryIn(Strict, frozen=True, kw_only=True):
     max_unit: Size = MAX_UNIT
     step_size: Size = 1
     allocation_ratio: Annotated[float, Meta(le=3.40282e38)] = 1.0
-    resource_provider_generation: int | UnsetType = UNSET
+    resource_provider_generation: Generation | UnsetType = UNSET
 
     def named(self, resource_class: str) -> Inventory:
         return Inventory(
@@ -85,7 +86,7 @@ class CreateInventory(InventoryIn, frozen=True, kw_only=True):
 
 
 class SetInventories(Strict, frozen=True, kw_only=True):
-    resource_provider_generation: int
+    resource_provider_generation: Generation
     inventories: dict[ClassName, InventoryIn]
 
     def listed(self) -> list[Inventory]:
@@ -140,7 +141,7 @@ class Clearable(Strict, frozen=True, kw_only=True):
 
 
 class SetAllocations1_28(Clearable, frozen=True, kw_only=True):
-    consumer_generation: int | None
+    consumer_generation: Generation | None
 
 
 class SetAllocations1_34(SetAllocations1_28, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from kilonova.core.db import Duplicate, Transaction
 from kilonova.placement.errors import (
     AlreadyClaimed,
     ConsumerConflict,
+    Invalid,
     NoAllocations,
     NoCapacity,
     NotInInventory,
@@ -98,6 +99,8 @@ async def delete(tx: Transaction, consumer_id: str) -> None:
 async def replace(tx: Transaction, wanted: Sequence[Wanted], now: int) -> None:
     """All of it or nothing. What moves between these consumers on one provider is counted once, by its difference; only what grows
     must fit. Raises ConsumerConflict, UnknownProvider, UnknownClassInAllocation, NotInInventory, ViolatesInventory."""
+    if len({w.consumer_id for w in wanted}) != len(wanted):
+        raise Invalid("A consumer is named twice in one request.")
     await _check_names(tx, wanted)
     change: dict[tuple[str, str], int] = {}
     for w in wanted:
