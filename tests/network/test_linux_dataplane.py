@@ -728,6 +728,39 @@ def test_it_works_under_uvloop() -> None:
         runner.run(main())
 
 
+@pytest.mark.guest
+def test_qemu_opens_the_tap_by_name_and_its_firmware_gets_a_lease() -> None:
+    """No disk: the network boot ROM of QEMU's virtio card asks for an address."""
+
+    async def scenario(cloud: Cloud) -> None:
+        host = await cloud.host()
+        network, subnet = cloud.network()
+        everything = group(*allow_all())
+        port = cloud.port(subnet, "10.0.0.11", everything)
+        await host.plug(port, network, (subnet,), (everything,))
+        namespace = host._config.host_namespace
+        card = f"virtio-net-pci,netdev=n,mac={port.mac}"
+        tap = f"tap,id=n,ifname={port.device_name},script=no,downscript=no,vhost=off"
+        argv = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-display", "none", "-vga", "none", "-boot", "n"]
+        qemu = await asyncio.create_subprocess_exec(*netns.command(namespace, [*argv, "-netdev", tap, "-device", card]))
+        try:
+            for _ in range(200):
+                if (await host.describe()).counters["dhcp_answers"] >= 2 or qemu.returncode is not None:
+                    break
+                await asyncio.sleep(0.2)
+            assert qemu.returncode is None
+            assert await away(pings, f"{namespace}-s-{network.id}", "10.0.0.11")
+            before = (await host.snapshot()).links
+            await host.sync(rpc.HostState(networks=(network,), subnets=(subnet,), ports=(port,), security_groups=(everything,)))
+            assert (await host.snapshot()).links == before, "a running guest's tap is left alone"
+        finally:
+            qemu.kill()
+            await qemu.wait()
+        assert port.device_name in (await host.snapshot()).links, "and stays when the guest ends"
+
+    run_scenario(scenario)
+
+
 def test_teardown_leaves_nothing_and_the_machine_is_untouched() -> None:
     before = machine_state()
     tables = run_tables()
