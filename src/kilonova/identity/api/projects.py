@@ -73,7 +73,7 @@ async def list(c: IdentityService, ctx: Context, req: Request) -> Any:
 
 
 def _word(text: str | None) -> bool | None:
-    return None if text is None else text.lower() not in ("false", "0", "no", "off", "n")
+    return None if text is None else text.lower() not in views.NO
 
 
 def _tagged(req: Request, found: Sequence[Project]) -> Sequence[Project]:

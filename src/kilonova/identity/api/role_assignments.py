@@ -21,7 +21,7 @@ INHERITED = "scope.OS-INHERIT:inherited_to"
 def _on(req: Request, name: str) -> bool:
     """A flag of the query: there, and not false."""
     value = req.one(name)
-    return value is not None and value.lower() not in ("0", "false", "no", "off")
+    return value is not None and value.lower() not in views.NO
 
 
 def _wanted(req: Request) -> Filter:

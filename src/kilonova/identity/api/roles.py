@@ -184,7 +184,7 @@ async def imply(c: IdentityService, ctx: Context, req: Request, role_id: str, im
         prior, implied = await roles.get(tx, role_id), await roles.get(tx, implied_role_id)
         if prior is None or implied is None:
             raise CouldNotFind(what="role", id=implied_role_id if prior else role_id)
-        if implied.name.lower() in NEVER_IMPLIED or (implied.domain_id is not None and implied.domain_id != prior.domain_id):
+        if implied.name.lower() in NEVER_IMPLIED or (prior.domain_id is None and implied.domain_id is not None):
             raise MayNotBeImplied(role=implied.id)
         await assignments.imply(tx, prior.id, implied.id)
         await revisions.bump(tx)

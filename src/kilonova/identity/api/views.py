@@ -2,13 +2,14 @@
 
 import urllib.parse
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from kilonova.core import times
 from kilonova.core.http import Request
 from kilonova.identity.model import Endpoint, Group, Project, Region, Role, Service, User
 
-T = TypeVar("T")
+NO = ("false", "0", "n", "no", "off")
+"""How a query says no. Anything else, also nothing (`?enabled`), is a yes."""
 
 
 def link(req: Request, *path: str) -> dict[str, str]:
@@ -142,8 +143,8 @@ def filtered(req: Request, documents: Sequence[dict[str, Any]], names: Sequence[
         if name not in names:
             continue
         if not how:
-            if name == "enabled":
-                wanted = "false" if wanted.lower() in ("false", "0", "no") else "true"
+            if name in ("enabled", "is_domain"):
+                wanted = "false" if wanted.lower() in NO else "true"
             out = [d for d in out if _text(d.get(name)) == wanted]
         else:
             fold = how.startswith("i")
