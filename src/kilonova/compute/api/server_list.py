@@ -127,6 +127,8 @@ _KNOWN = {
 }
 _RELATIONS = ("metadata", "block_device_mapping", "services", "system_metadata", "info_cache", "security_groups", "pci_devices")
 _PATTERN = 200
+Row = tuple[str, int, str | None]
+"""(id, revision, host)"""
 
 
 async def brief(c: ComputeService, ctx: Context, req: Request) -> Reply:
@@ -344,14 +346,14 @@ async def _list(c: ComputeService, ctx: Context, req: Request, *, whole: bool) -
             waiting = []
     columns = [(_SORT[key].desc() if down else _SORT[key].asc()) for key, down in order]
     columns.append(t.c.id.desc() if order[-1][1] else t.c.id.asc())
-    found: list[tuple[str, int]] = []
+    found: list[Row] = []
     if not query.empty:
         found = await servers.ids(c.cell_db, where, columns, None if query.checks else limit)
     up = await _host_status(c, query.admin)
     rows: list[Any] = [_document(c, req, s, whole, up) for s in waiting[:limit]]
     last = waiting[min(limit, len(waiting)) - 1].id if waiting else None
     have = {s.id for s in waiting}
-    found = [pair for pair in found if pair[0] not in have]
+    found = [row for row in found if row[0] not in have] if have else found
     if query.checks or not whole:
         for server in await _in_order(c, found):
             if len(rows) >= limit:
@@ -377,34 +379,33 @@ def _document(c: ComputeService, req: Request, server: Server, whole: bool, up: 
     return views.rendered(c, req, server, single=False, host_status=None if up is None else up.get(server.host, ""))
 
 
-async def _in_order(c: ComputeService, found: list[tuple[str, int]]) -> list[Server]:
+async def _in_order(c: ComputeService, found: list[Row]) -> list[Server]:
     out: list[Server] = []
     for i in range(0, len(found), 500):
-        part = [ident for ident, _ in found[i : i + 500]]
+        part = [row[0] for row in found[i : i + 500]]
         by_id = {s.id: s for s in await servers.many(c.cell_db, part)}
         out += [by_id[ident] for ident in part if ident in by_id]
     return out
 
 
-async def _rendered(c: ComputeService, req: Request, found: list[tuple[str, int]], up: dict[str | None, str] | None) -> list[msgspec.Raw]:
-    """Documents for (id, revision) pairs: from the cache of views where the revision is the same."""
-    if up is not None:
-        return [_document(c, req, server, True, up) for server in await _in_order(c, found)]
+async def _rendered(c: ComputeService, req: Request, found: list[Row], up: dict[str | None, str] | None) -> list[msgspec.Raw]:
+    """Documents for rows: from the cache of views where the revision is the same."""
     version, base, prefix, cache = views.shape(req.version), req.base_url, req.prefix, c.views
     out: list[Any] = []
-    missing: list[tuple[int, str]] = []
-    for i, (ident, revision) in enumerate(found):
-        kept = cache.get((ident, version, False, None, base, prefix))
-        if kept is not None and kept[0] == revision:
+    missing: list[tuple[int, Row]] = []
+    for i, row in enumerate(found):
+        state = None if up is None else up.get(row[2], "")
+        kept = cache.get((row[0], version, False, state, base, prefix))
+        if kept is not None and kept[0] == row[1]:
             out.append(msgspec.Raw(kept[1]))
         else:
             out.append(None)
-            missing.append((i, ident))
+            missing.append((i, row))
     if missing:
-        fresh = {s.id: s for s in await _in_order(c, [(ident, 0) for _, ident in missing])}
-        for i, ident in missing:
-            if ident in fresh:
-                out[i] = _document(c, req, fresh[ident], True, None)
+        fresh = {s.id: s for s in await _in_order(c, [row for _, row in missing])}
+        for i, row in missing:
+            if row[0] in fresh:
+                out[i] = _document(c, req, fresh[row[0]], True, up)
     return [x for x in out if x is not None]
 
 

@@ -91,7 +91,7 @@ async def supersede(tx: Transaction, server_id: str, now: int, task: str) -> int
     return await tx.run(_update(("task", "updated_at"), IF_ALIVE, new_verb=True), values)
 
 
-async def ids(reader: Reader, where: Sequence[Any], order: Sequence[Any], limit: int | None) -> list[tuple[str, int]]:
-    """(id, revision) of the servers that a list shows."""
-    query = sa.select(t.c.id, t.c.revision).where(*where).order_by(*order)
-    return [(row[0], row[1]) for row in await reader.all(query.limit(limit) if limit is not None else query)]
+async def ids(reader: Reader, where: Sequence[Any], order: Sequence[Any], limit: int | None) -> list[tuple[str, int, str | None]]:
+    """(id, revision, host) of the servers that a list shows."""
+    query = sa.select(t.c.id, t.c.revision, t.c.host).where(*where).order_by(*order)
+    return [(row[0], row[1], row[2]) for row in await reader.all(query.limit(limit) if limit is not None else query)]
