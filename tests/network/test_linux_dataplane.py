@@ -4,8 +4,11 @@ import asyncio
 import errno
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -75,7 +78,7 @@ def machine_state() -> tuple[str, str]:
         return str([link.name for link in route.links()]), str(route.routes())
 
 
-def test_dhcp_gives_a_real_client_its_lease_and_metadata_knows_the_guest() -> None:
+def test_dhcp_gives_a_real_client_its_lease_and_metadata_knows_the_guest(tmp_path: Path) -> None:
     async def scenario(cloud: Cloud) -> None:
         host = await cloud.host()
         network, subnet = cloud.network(
@@ -85,16 +88,12 @@ def test_dhcp_gives_a_real_client_its_lease_and_metadata_knows_the_guest() -> No
         port = cloud.port(subnet, "10.0.0.11", everyone)
         await host.plug(port, network, (subnet,), (everyone,))
         guest = Guest(cloud, host, port)
-        script = f"/tmp/{cloud.name}-udhcpc"
-        with open(script, "w") as file:
-            file.write(
-                "#!/bin/sh\n[ $1 = bound ] && env && ip addr add $ip/$mask dev eth0 && ip route add 169.254.169.254 via 10.0.0.2\nexit 0\n"
-            )
-        os.chmod(script, 0o755)
-        try:
-            done = await away(guest.run, "busybox", "udhcpc", "-f", "-n", "-q", "-i", "eth0", "-s", script, "-O", "121", "-O", "mtu")
-        finally:
-            os.unlink(script)
+        script = tmp_path / "udhcpc"
+        script.write_text(
+            "#!/bin/sh\n[ $1 = bound ] && env && ip addr add $ip/$mask dev eth0 && ip route add 169.254.169.254 via 10.0.0.2\nexit 0\n"
+        )
+        script.chmod(0o755)
+        done = await away(guest.run, "busybox", "udhcpc", "-f", "-n", "-q", "-i", "eth0", "-s", str(script), "-O", "121", "-O", "mtu")
         given = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
         assert (given["ip"], given["router"], given["dns"], given["mtu"], given["hostname"]) == (
             "10.0.0.11", "10.0.0.1", "198.51.100.53", "1450", "guest",
@@ -656,6 +655,22 @@ def test_what_cannot_be_realised_is_named_and_does_not_hinder_the_rest() -> None
             await host.plug(cloud.port(subnet, "10.0.0.14", group()), network, (subnet,), ())
 
     run_scenario(scenario)
+
+
+def test_commands_run_inside_by_both_ways() -> None:
+    name = f"kn-t{new_id()[:8]}"
+    assert netns.create(name) and not netns.create(name)
+    try:
+        with netns.entered(name):
+            inside = os.stat("/proc/thread-self/ns/net").st_ino
+        assert inside != os.stat("/proc/thread-self/ns/net").st_ino
+        execute = f"from kilonova.network.drivers.linux import netns; netns.execute({name!r}, ['stat', '-Lc', '%i', '/proc/self/ns/net'])"
+        for argv in ([sys.executable, "-c", execute], netns.command(name, ["stat", "-Lc", "%i", "/proc/self/ns/net"])):
+            assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == f"{inside}\n"
+        with pytest.raises(ValueError, match="not a usable namespace name"):
+            netns.create("../escape")
+    finally:
+        assert netns.remove(name) and not netns.remove(name)
 
 
 def test_a_full_bridge_is_one_sentence_and_leaves_no_trace() -> None:
