@@ -36,6 +36,9 @@ OPTIONS: Options = {
         cfg.IntOpt("server_groups", default=10, min=-1, help="Server groups for each project."),
         cfg.IntOpt("server_group_members", default=10, min=-1, help="Servers for each server group."),
     ],
+    "glance": [
+        cfg.StrOpt("endpoint_override", default="http://127.0.0.1:9292", help="The image service's public address, for links to images."),
+    ],
     "scheduler": [cfg.IntOpt("max_attempts", default=3, min=1, help="Hosts that are tried for one boot.")],
     "filter_scheduler": [
         cfg.ListOpt(

@@ -26,6 +26,7 @@ _DELETE = prepared(sa.delete(h).where(h.c.id == sa.bindparam("id")))
 _INSERT_DAEMON = inserted(d)
 _DAEMONS = prepared(sa.select(d).order_by(d.c.number))
 _DAEMON_SEEN = prepared(sa.update(d).where(d.c.host == sa.bindparam("key")).values(seen_at=sa.bindparam("now")))
+_DELETE_DAEMON = prepared(sa.delete(d).where(d.c.id == sa.bindparam("id")))
 _LAST_DAEMON = prepared(sa.select(sa.func.max(d.c.number)))
 
 
@@ -84,3 +85,7 @@ async def daemons_seen(tx: Transaction, host: str, now: int) -> int:
 
 async def change_daemon(tx: Transaction, daemon_id: str, **changes: Any) -> int:
     return await tx.run(sa.update(d).where(d.c.id == daemon_id).values(**changes))
+
+
+async def delete_daemon(tx: Transaction, daemon_id: str) -> int:
+    return await tx.run(_DELETE_DAEMON, {"id": daemon_id})
