@@ -65,7 +65,7 @@ def forget(state: StateDir) -> list[str]:
     for name in names:
         netns.remove(name)
     if names:
-        done.append(f"{len(names)} network namespaces")
+        done.append(f"{len(names)} network namespace{'s' if len(names) > 1 else ''}")
     if state.mark.ephemeral:
         _remove_tree(state.path)
         done.append(f"the state in {state.path}")

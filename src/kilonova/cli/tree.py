@@ -51,7 +51,7 @@ class Tree(click.Group):
     def run(self, arguments: Sequence[str]) -> int:
         """Exit status: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C."""
         try:
-            self.main(args=list(arguments), prog_name="kilonova", standalone_mode=False)
+            result = self.main(args=list(arguments), prog_name="kilonova", standalone_mode=False)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             return 2
@@ -65,8 +65,6 @@ class Tree(click.Group):
         except click.ClickException as error:
             say("kilonova" if not arguments or arguments[0] not in COMMANDS else f"kilonova {arguments[0]}", error.message)
             return error.exit_code
-        except click.exceptions.Exit as error:
-            return error.exit_code
         except (click.Abort, KeyboardInterrupt):
             say("kilonova", "Interrupted.")
             return 130
@@ -78,7 +76,7 @@ class Tree(click.Group):
                 say("kilonova", f"{error.filename or 'A file'}: {error.strerror}.")
                 return 1
             raise
-        return 0
+        return result if isinstance(result, int) else 0  # what a command gave to ctx.exit
 
 
 @click.group(cls=Tree, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, invoke_without_command=False)

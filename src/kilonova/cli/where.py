@@ -6,11 +6,15 @@ names that an operator would use; then with files called so.
 """
 
 import ast
+import builtins
 import functools
 import gc
+import importlib
 import re
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -60,7 +64,7 @@ def roots(text: str) -> list[str]:
 
 
 def _root(word: str) -> str:
-    for ending in ("ations", "ation", "ings", "ing", "ions", "ion", "es", "ed", "e", "s"):
+    for ending in ("ings", "ing", "ions", "ion", "es", "ed", "e", "s"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
             return word[: -len(ending)]
     return word
@@ -150,14 +154,13 @@ def layer(path: Path) -> str:
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a service's routes.py, read from its source: importing every service would take most of a second."""
+    """One line of a service's table of routes."""
 
     service: str
-    file: Path
     method: str
     path: str
     handler: str
-    """As written: module.function."""
+    """Dotted name of the function."""
     policy: str
     action: str = ""
     since: tuple[int, int] = (0, 0)
@@ -168,44 +171,77 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         return self.handler.rpartition(".")[2]
 
 
+class Named:
+    """Stands for whatever a routes.py imports: it knows its own name. Called, it is the same (a function that makes handlers)."""
+
+    def __init__(self, dotted: str) -> None:
+        self._dotted = dotted
+
+    def __getattr__(self, name: str) -> "Named":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Named(f"{self._dotted}.{name}")
+
+    def __call__(self, *arguments: Any, **options: Any) -> "Named":
+        return self
+
+    def __str__(self) -> str:
+        return self._dotted
+
+
 def routes() -> list[Line]:
-    return [line for path in sorted(TOP.glob("*/routes*.py")) for line in routes_of(path)]
+    return [line for path in sorted(TOP.glob("*/routes.py")) for line in routes_of(path)]
 
 
-def text_of(node: ast.expr, constants: dict[str, str]) -> str:
-    """The value of an expression made of texts and names of texts; as it is written where it is another."""
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return text_of(node.left, constants) + text_of(node.right, constants)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(text_of(part.value if isinstance(part, ast.FormattedValue) else part, constants) for part in node.values)
-    return constants.get(ast.unparse(node), ast.unparse(node))
+def routes_of(path: Path) -> list[Line]:
+    """What a routes.py says. It is run with stand-ins for its imports: importing every service would take most of a second."""
+    service = path.parent.name
+    try:
+        made = _run(path)["ROUTES"]
+    except Exception:  # it does more with its imports than name them
+        made = importlib.import_module(f"kilonova.{service}.routes").ROUTES
+        return [
+            Line(
+                service=service,
+                method=route.method,
+                path=route.path,
+                handler=f"{route.handler.__module__}.{route.handler.__qualname__}",
+                policy=route.policy,
+                action=route.action,
+                since=route.since,
+                until=route.until,
+            )
+            for route in made
+        ]
+    return list(made)
 
 
-def routes_of(path: Path) -> Iterator[Line]:
-    constants = {
-        target.id: node.value.value
-        for node in source(path).tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    for node in ast.walk(source(path).tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Route" and len(node.args) >= 4:
-            options = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg in ("action", "since", "until")}
-            try:
-                yield Line(
-                    service=path.parent.name,
-                    file=path,
-                    method=text_of(node.args[0], constants),
-                    path=text_of(node.args[1], constants),
-                    handler=ast.unparse(node.args[2]),
-                    policy=text_of(node.args[3], constants),
-                    **{str(name): ast.literal_eval(value) for name, value in options.items()},
-                )
-            except ValueError:
-                continue  # made by a loop: not a line that can be read
+def _run(path: Path) -> dict[str, Any]:
+    """The globals of a routes.py, in which each Route is a Line."""
+    service = path.parent.name
+
+    def route(method: str, where: str, handler: Any, policy: str, **options: Any) -> Line:
+        kept = {name: options[name] for name in ("action", "since", "until") if name in options}
+        return Line(service=service, method=method, path=where, handler=str(handler), policy=str(policy), **kept)
+
+    routing = {"Route": route, "PUBLIC": "!public", "ANY_TOKEN": "!any"}
+
+    def imported(name: str, *rest: Any) -> Any:
+        names = rest[2] if len(rest) > 2 and rest[2] else ()
+        if not name.startswith("kilonova"):
+            return __import__(name, *rest)
+        module = types.ModuleType(name)
+        sibling = module_file(name)
+        if sibling and sibling[0].parent == path.parent and sibling[0].stem.startswith("routes"):
+            module.__dict__.update(_run(sibling[0]))
+        else:
+            for each in names:
+                setattr(module, each, routing.get(each) or Named(f"{name}.{each}"))
+        return module
+
+    space: dict[str, Any] = {"__name__": f"kilonova.{service}.{path.stem}", "__builtins__": {**vars(builtins), "__import__": imported}}
+    exec(compile(path.read_text(), str(path), "exec"), space)
+    return space
 
 
 def find(words: Sequence[str]) -> list[Step]:
@@ -213,9 +249,9 @@ def find(words: Sequence[str]) -> list[Step]:
     steps: list[Step] = []
     shown: set[Path] = set()
     lines = routes()
-    for line in [x for x in lines if matches(wanted, _words(x))] or [
-        x for x in lines if matches(wanted, f"{_words(x)} {x.path} {x.policy}")
-    ]:
+    named = [line for line in lines if line.action and roots(line.action) == wanted]
+    called_so = named or [line for line in lines if matches(wanted, _words(line))]
+    for line in called_so or [line for line in lines if matches(wanted, f"{_words(line)} {line.path} {line.policy}")]:
         steps.append(Step(kind="route", place=f"{line.method} {line.path} {line.action}".strip(), about=_route_about(line)))
         steps += _handler(line, shown)
         if len(steps) > MOST:
@@ -236,23 +272,20 @@ def _route_about(line: Line) -> str:
         notes.append(f"since {line.since[0]}.{line.since[1]}")
     if line.until != (99, 999):
         notes.append(f"until {line.until[0]}.{line.until[1]}")
-    notes.append({"PUBLIC": "no token needed", "ANY_TOKEN": "any token"}.get(line.policy, f"policy {line.policy}"))
+    notes.append({"!public": "no token needed", "!any": "any token"}.get(line.policy, f"policy {line.policy}"))
     return ", ".join(notes)
 
 
 def _handler(line: Line, shown: set[Path]) -> Iterator[Step]:
-    table = source(line.file)
-    first, _, rest = line.handler.partition(".")
-    found = module_file(".".join([table.imports.get(first, ""), rest]).rstrip("."))
+    found = module_file(line.handler)
     if found is None:
         return
     module = source(found[0])
-    function = module.functions.get(found[1])
+    function = module.functions.get(found[1].partition(".")[0])
     if function is None:
         yield Step(kind="handler", place=f"{module.name}:1", about=line.handler)
         return
-    about = f"{line.name}  {first_sentence(ast.get_docstring(function))}".rstrip()
-    yield Step(kind="handler", place=f"{module.name}:{function.lineno}", about=about)
+    yield _function("handler", module, function)
     for file, name in called(module, function):
         kind = layer(file)
         if kind in ("domain", "ops"):

@@ -66,12 +66,18 @@ class _Lines(iniparser.BaseParser):
         super().__init__()
         self.section = "DEFAULT"
         self.found: list[tuple[int, str, str]] = []
+        self._begun = 0
 
     def new_section(self, section: str) -> None:
         self.section = section
 
+    def _split_key_value(self, line: str) -> tuple[str, list[str]]:
+        self._begun = self.lineno  # an assignment is told only when the next line has been seen
+        found: tuple[str, list[str]] = super()._split_key_value(line)
+        return found
+
     def assignment(self, key: str, value: list[str]) -> None:
-        self.found.append((self.lineno, self.section, key))
+        self.found.append((self._begun, self.section, key))
 
 
 def unknown_options(options: Sequence[Options], path: str) -> list[str]:
