@@ -204,3 +204,15 @@ def _spec(guest: rpc.Guest) -> GuestSpec:
         config_drive=guest.config_drive,
         properties=guest.properties,
     )
+
+
+class Heart:
+    """The heartbeat of all agents of one process: one message for all of them."""
+
+    def __init__(self, agents: list[ComputeAgent], bus: Bus, interval_s: float) -> None:
+        self._agents = agents
+        self._bus = bus
+        self.interval_s = interval_s
+
+    async def beat(self) -> None:
+        await self._bus.call(FACTS, rpc.Alive(hosts=tuple(agent.host for agent in self._agents)))
