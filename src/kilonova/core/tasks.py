@@ -28,6 +28,8 @@ class Tasks:
         self._count += 1
         key = self._count
         task = asyncio.get_running_loop().create_task(self._watch(name, key, coroutine), name=name)
+        # A task that is cancelled before its first step never reaches the coroutine: close it, so that nobody warns of it.
+        task.add_done_callback(lambda done: coroutine.close())
         self._running[key] = task
         return task
 
