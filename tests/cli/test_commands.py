@@ -93,7 +93,7 @@ def test_every_setting_has_a_sentence() -> None:
 
 # ---------------------------------------------------------------- ssh, explain, rest
 
-SERVER = {
+SERVER: dict[str, Any] = {
     "id": "s1",
     "name": "web",
     "status": "ACTIVE",
@@ -103,7 +103,8 @@ SERVER = {
 
 
 def test_ssh_prefers_the_floating_ip_and_passes_words_on() -> None:
-    assert ssh.address(SERVER) == "203.0.113.9"
+    assert ssh.address(SERVER) == ("203.0.113.9", True)
+    assert ssh.address({**SERVER, "addresses": {"private": SERVER["addresses"]["private"][:1]}}) == ("10.0.0.5", False)
     built = ssh.ssh_command("203.0.113.9", key="k", user="cirros", words=("hostname", "-f"))
     assert built[-4:] == ["203.0.113.9", "--", "hostname", "-f"] and built[built.index("-l") + 1] == "cirros" and built[0] == "ssh"
     with pytest.raises(Failure, match="has no address"):

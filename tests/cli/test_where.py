@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from kilonova.cli import where
 
 
 @pytest.mark.parametrize("path", sorted(where.TOP.glob("*/routes.py")), ids=lambda path: path.parent.name)
-def test_every_route_is_read(path: "where.Path") -> None:
+def test_every_route_is_read(path: Path) -> None:
     """As if the tables had been imported. A route made by a loop would be missing here."""
     service = path.parent.name
     served = importlib.import_module(f"kilonova.{service}.routes").ROUTES

@@ -19,6 +19,7 @@ import uvloop
 from kilonova import __version__
 from kilonova.app import PORTS, Cloud, Plan
 from kilonova.cli import credentials, forget, tls
+from kilonova.cli.checks.machine import kvm_verdict
 from kilonova.cli.failure import Failure, plain
 from kilonova.cli.settle import Settled, driver_for, kilonova_conf
 from kilonova.cli.state import StateDir
@@ -308,6 +309,9 @@ def standing_warnings(process: Process) -> list[str]:
         out.append(f"Passwords and tokens cross the network to {process.settled.bind} unencrypted, as --insecure asks.")
     if process.state.mark.ephemeral:
         out.append("Ephemeral: everything is forgotten when this cloud ends.")
+    kvm = kvm_verdict() if process.driver == "libvirt" and "compute" in process.servers else ""
+    if kvm:
+        out.append(f"Guests run emulated, which is slow: {kvm}.")
     if process.driver == "fake" and "compute" in process.servers:
         out.append("Guests and networks are fake (--driver fake).")
     return out

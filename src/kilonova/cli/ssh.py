@@ -8,6 +8,7 @@ from kilonova.cli.exec import enter_and_run, namespace
 from kilonova.cli.failure import Failure
 from kilonova.cli.output import state_option
 from kilonova.cli.state import choose
+from kilonova.network.drivers.linux import names, netns
 
 OPTIONS = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=10")
 
@@ -26,7 +27,9 @@ def command(state: str | None, key: str | None, user: str | None, server: str, w
     host_namespace = namespace(found)
     rest = Rest.login(found)
     shown = rest.server(server)
-    enter_and_run(host_namespace, ssh_command(address(shown), key=key, user=user or login_name(rest, shown), words=words))
+    ip, floating = address(shown)
+    where = host_namespace if floating else network_namespace(rest, shown, ip, host_namespace)
+    enter_and_run(where, ssh_command(ip, key=key, user=user or login_name(rest, shown), words=words))
 
 
 def ssh_command(ip: str, *, key: str | None, user: str | None, words: tuple[str, ...]) -> list[str]:
@@ -40,16 +43,25 @@ def ssh_command(ip: str, *, key: str | None, user: str | None, words: tuple[str,
     return [*out, ip, *(["--", *words] if words else [])]
 
 
-def address(server: dict[str, Any]) -> str:
-    """A floating IP, else the first fixed one (reachable when its network is the external one). Raises Failure."""
+def address(server: dict[str, Any]) -> tuple[str, bool]:
+    """A floating IP, else the first fixed one; and whether it is floating. Raises Failure."""
     found = [entry for addresses in server.get("addresses", {}).values() for entry in addresses]
     for wanted in ("floating", "fixed"):
         for entry in found:
             if entry.get("OS-EXT-IPS:type", "fixed") == wanted:
-                return str(entry["addr"])
+                return str(entry["addr"]), wanted == "floating"
     raise Failure(
         f"Server {server['name']} has no address (its status is {server['status']}).", "`kilonova explain` tells how it came to be so."
     )
+
+
+def network_namespace(rest: Any, server: dict[str, Any], ip: str, host_namespace: str) -> str:
+    """Where a fixed IP can be reached from: its network's own namespace, else the host's."""
+    for port in rest.every("network", f"/v2.0/ports?device_id={server['id']}", "ports"):
+        if any(fixed["ip_address"] == ip for fixed in port["fixed_ips"]):
+            found = names.service_namespace(host_namespace, port["network_id"])
+            return found if netns.exists(found) else host_namespace
+    return host_namespace
 
 
 def login_name(rest: Any, server: dict[str, Any]) -> str | None:
