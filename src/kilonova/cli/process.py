@@ -78,6 +78,8 @@ class Process:
         self.warnings: list[str] = []
         self.passwords, warnings = credentials.passwords(state, new=not state.mark.begun)
         self.warnings += warnings
+        for variable in credentials.VARIABLES.values():
+            os.environ.pop(variable, None)  # what we start later has no use for it
         scheme = "https" if self.tls else "http"
         self.plan = Plan(
             state=str(state.path),
@@ -109,7 +111,7 @@ class Process:
     async def run(self, ready: Callable[[], None]) -> None:
         """Until SIGTERM or SIGINT. Raises Failure when the cloud does not come up; then nothing is left running."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._stop)
         runtime = Runtime()
         self.log_stream = self._open_log()
@@ -232,7 +234,7 @@ class Process:
 
     async def _end(self, cloud: Cloud | None) -> None:
         """A failing step is logged and does not keep the next from being done."""
-        steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [(f"http {name}", server.stop) for name, server in self.servers.items()]
+        steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [("http", self._stop_serving)]
         if cloud is not None:
             steps += [("destroy", cloud.destroy)] if self.state.mark.ephemeral else []
             steps += [("services", cloud.stop)]
@@ -244,6 +246,13 @@ class Process:
         self.log.info("the cloud has ended")
         self.sink.flush()
         self.log_stream.close()
+
+    async def _stop_serving(self) -> None:
+        """All at once, since each lets its requests end."""
+        outcomes = await asyncio.gather(*(server.stop() for server in self.servers.values()), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     # ---- the log
 
