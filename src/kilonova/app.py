@@ -7,21 +7,48 @@ from typing import Any
 
 import msgspec
 
+from kilonova.compute import config as compute_config
+from kilonova.compute.agent import ComputeAgent, Heart
+from kilonova.compute.drivers import BUILTIN as HYPERVISORS
+from kilonova.compute.drivers import Driver as Hypervisor
+from kilonova.compute.drivers.fake import Fake, FakeConfig, FakeHost
+from kilonova.compute.edge import edge as compute_edge
+from kilonova.compute.ops.register import register as register_compute
+from kilonova.compute.policies import RULES as COMPUTE_RULES
+from kilonova.compute.service import ComputeService
+from kilonova.compute.store import api_tables, cell_tables
 from kilonova.core import config as config_module
+from kilonova.core import files, plugins
 from kilonova.core.bus import InProcessBus
 from kilonova.core.config import Settings
+from kilonova.core.context import service_context
 from kilonova.core.db import SQLite
 from kilonova.core.edge import Edge
 from kilonova.core.log import Log, Sink
-from kilonova.core.policy import Policy
+from kilonova.core.policy import Policy, Rule
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
 from kilonova.identity import config as identity_config
-from kilonova.identity import policies as identity_policies
 from kilonova.identity.domain.bootstrap import ServiceEntry
-from kilonova.identity.envelope import IdentityEnvelope
-from kilonova.identity.routes import ROUTES as IDENTITY_ROUTES
+from kilonova.identity.edge import edge as identity_edge
+from kilonova.identity.policies import RULES as IDENTITY_RULES
 from kilonova.identity.service import IdentityService
+from kilonova.image import config as image_config
+from kilonova.image.drivers import Store
+from kilonova.image.drivers import load as load_store
+from kilonova.image.edge import edge as image_edge
+from kilonova.image.policies import RULES as IMAGE_RULES
+from kilonova.image.service import ImageService
+from kilonova.network import config as network_config
+from kilonova.network.agent import NetworkAgent
+from kilonova.network.drivers import Driver as Dataplane
+from kilonova.network.drivers.fake import FakeDriver
+from kilonova.network.rpc import MetadataReply, MetadataRequest
+from kilonova.network.service import NetworkService
+from kilonova.placement import config as placement_config
+from kilonova.placement.edge import edge as placement_edge
+from kilonova.placement.policies import RULES as PLACEMENT_RULES
+from kilonova.placement.service import PlacementService
 
 PORTS = {"identity": 5000, "image": 9292, "placement": 8778, "compute": 8774, "metadata": 8775, "network": 9696}
 CATALOG = {
@@ -31,7 +58,13 @@ CATALOG = {
     "compute": ("compute", "nova", "Compute", "/v2.1"),
     "network": ("network", "neutron", "Network", ""),
 }
-OPTIONS: tuple[config_module.Options, ...] = (identity_config.OPTIONS,)
+OPTIONS: tuple[config_module.Options, ...] = (
+    identity_config.OPTIONS,
+    image_config.OPTIONS,
+    placement_config.OPTIONS,
+    compute_config.OPTIONS,
+    network_config.OPTIONS,
+)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +79,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[str, ...] = tuple(PORTS)
     driver: str = "fake"
     hosts: int = 1
+    node: str = "kilonova"
+    """The name of the one host of the driver libvirt; fake hosts are host-1, host-2, …"""
     region: str = "RegionOne"
     config_files: tuple[str, ...] = ()
     overrides: Mapping[tuple[str, str], Any] = {}
@@ -55,10 +90,35 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.scheme}://{self.public_host or self.host}:{PORTS[service] + self.port_offset}"
 
 
+def vtep(number: int) -> str:
+    """The address of a host's tunnels, inside the cloud's own underlay."""
+    return f"192.0.{2 + number // 254}.{number % 254 + 1}"
+
+
+class Machines:
+    """The hypervisors of fake hosts. They live on when a cloud in this process is stopped or dies; hand them to the next one."""
+
+    def __init__(self) -> None:
+        self.guests: dict[str, FakeHost] = {}
+
+    def of(self, host: str) -> FakeHost:
+        return self.guests.setdefault(host, FakeHost())
+
+
 class Cloud:
     """Every service of one process. `edges` are ASGI applications by service name; who binds them to sockets is not its business."""
 
-    def __init__(self, plan: Plan, runtime: Runtime, sink: Sink, *, database: str = "", synchronous: str = "FULL") -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        runtime: Runtime,
+        sink: Sink,
+        *,
+        database: str = "",
+        synchronous: str = "FULL",
+        machines: Machines | None = None,
+        image_store: Store | None = None,
+    ) -> None:
         self.plan = plan
         self.runtime = runtime
         self.sink = sink
@@ -67,13 +127,26 @@ class Cloud:
         self.db = SQLite(database or str(Path(plan.state) / "kilonova.db"), runtime, synchronous=synchronous)
         self.bus = InProcessBus(runtime, self.log.child("bus"))
         self.tasks = Tasks(runtime, self.log)
+        self.machines = machines or Machines()
+        self.owner = runtime.uuid()
         self.edges: dict[str, Edge] = {}
         self.took_s: dict[str, float] = {}
         """Seconds that making and starting each service took so far."""
-        self.identity = IdentityService(
-            db=self.db, runtime=runtime, log=self.log.child("identity"), settings=self.settings(identity_config.OPTIONS)
-        )
-        self._identity_edge()
+        self.compute_agents: list[ComputeAgent] = []
+        self.network_agents: list[NetworkAgent] = []
+        with self.timed("identity"):
+            self.identity = IdentityService(
+                db=self.db, runtime=runtime, log=self.log.child("identity"), settings=self.settings(identity_config.OPTIONS)
+            )
+            self.edges["identity"] = identity_edge(self.identity, policy=self.policy(IDENTITY_RULES), public_url=self._public("identity"))
+        self.image: ImageService | None = self._image(image_store) if "image" in plan.services else None
+        self.placement: PlacementService | None = self._placement() if "placement" in plan.services else None
+        self.network: NetworkService | None = self._network() if "network" in plan.services else None
+        self.metadata: Any = None
+        self.compute: ComputeService | None = None
+        if "compute" in plan.services:
+            self.compute = self._compute()
+        self.edges = {name: self.edges[name] for name in PORTS if name in self.edges}
 
     @contextmanager
     def timed(self, service: str) -> Iterator[None]:
@@ -86,45 +159,219 @@ class Cloud:
     def settings(self, options: config_module.Options) -> dict[str, Settings]:
         return {group: config_module.settings(self.conf, options, group) for group in options}
 
-    def _policy(self, rules: Sequence[Any]) -> Policy:
+    def policy(self, rules: Sequence[Rule]) -> Policy:
         return Policy(rules)
 
-    def _identity_edge(self) -> None:
-        self.edges["identity"] = Edge(
-            name="identity",
-            service=self.identity,
-            routes=IDENTITY_ROUTES,
-            envelope=IdentityEnvelope(),
-            runtime=self.runtime,
-            log=self.identity.log,
-            policy=self._policy(identity_policies.RULES),
-            authenticate=self.identity.authenticate,
-            extra_headers={"vary": "X-Auth-Token"},
-            paths_first=True,
+    def _public(self, service: str) -> str:
+        """What links begin with: the Host header's address, unless the cloud has a public name."""
+        return self.plan.url(service) if self.plan.public_host else ""
+
+    def _common(self, service: str) -> dict[str, Any]:
+        """What every edge but identity's is told."""
+        return {
+            "authenticate": self.identity.authenticate,
+            "identity_url": self.plan.url("identity") + "/v3",
+            "public_url": self._public(service),
+        }
+
+    # ---- making
+
+    def _image(self, store: Store | None) -> ImageService:
+        with self.timed("image"):
+            settings = self.settings(image_config.OPTIONS)
+            where = settings["glance_store"].filesystem_store_datadir or str(Path(self.plan.state) / "images")
+            service = ImageService(
+                db=self.db,
+                runtime=self.runtime,
+                log=self.log.child("image"),
+                settings=settings,
+                policy=self.policy(IMAGE_RULES),
+                data=store or load_store("file", where),
+            )
+            self.edges["image"] = image_edge(service, **self._common("image"))
+        return service
+
+    def _placement(self) -> PlacementService:
+        with self.timed("placement"):
+            service = PlacementService(
+                db=self.db, runtime=self.runtime, log=self.log.child("placement"), settings=self.settings(placement_config.OPTIONS)
+            )
+            self.edges["placement"] = placement_edge(service, policy=self.policy(PLACEMENT_RULES), **self._common("placement"))
+        return service
+
+    def _network(self) -> NetworkService:
+        with self.timed("network"):
+            service = NetworkService(
+                db=self.db,
+                runtime=self.runtime,
+                log=self.log.child("network"),
+                settings=self.settings(network_config.OPTIONS),
+                bus=self.bus,
+            )
+            self.network_agents = [
+                NetworkAgent(
+                    host=host,
+                    driver=self._dataplane(host, i),
+                    bus=self.bus,
+                    runtime=self.runtime,
+                    log=service.log,
+                    vtep_ip=vtep(i),
+                    report_interval_s=service.settings["network_agent"].report_interval,
+                    resync_interval_s=service.settings["network_agent"].resync_interval,
+                )
+                for i, host in enumerate(self.hosts())
+            ]
+        return service
+
+    def _compute(self) -> ComputeService:
+        if self.image is None or self.placement is None or self.network is None:
+            raise config_module.ConfigError("compute needs image, placement and network; add them to --services.")
+        with self.timed("compute"):
+            settings = self.settings(compute_config.OPTIONS)
+            service = ComputeService(
+                api_db=self.db,
+                cell_db=self.db,
+                runtime=self.runtime,
+                log=self.log.child("compute"),
+                settings=settings,
+                bus=self.bus,
+                identity=self.identity,
+                placement=self.placement,
+                network=self.network,
+                images=self.image,
+                owner=self.owner,
+            )
+            register_compute(service)
+            self.edges["compute"] = compute_edge(service, policy=self.policy(COMPUTE_RULES), **self._common("compute"))
+            self.compute_agents = [
+                ComputeAgent(
+                    host=host,
+                    driver=self._hypervisor(host, settings),
+                    bus=self.bus,
+                    runtime=self.runtime,
+                    log=service.log,
+                    fetch=self._fetch,
+                    builds=settings["DEFAULT"].max_concurrent_builds,
+                )
+                for host in self.hosts()
+            ]
+        return service
+
+    def hosts(self) -> list[str]:
+        return [f"host-{i + 1}" for i in range(self.plan.hosts)] if self.plan.driver == "fake" else [self.plan.node]
+
+    def namespace(self, host: str) -> str:
+        """The network namespace that stands for a host: its taps, bridges and guests live there."""
+        return f"kn-{self.plan.cloud_id}-{host}"
+
+    def _hypervisor(self, host: str, settings: dict[str, Settings]) -> Hypervisor:
+        if self.plan.driver == "fake":
+            return Fake(FakeConfig(hypervisor_hostname=host), host=self.machines.of(host), sleep=self.runtime.sleep)
+        plugins.load("kilonova.compute.driver", self.plan.driver, HYPERVISORS)
+        from kilonova.compute.drivers.libvirt import Libvirt, LibvirtConfig
+
+        libvirt = settings["libvirt"]
+        return Libvirt(
+            LibvirtConfig(
+                state_folder=Path(self.plan.state),
+                hypervisor_hostname=host,
+                connection_uri=libvirt.connection_uri,
+                virt_type=libvirt.virt_type,
+                cpu_model=libvirt.cpu_model,
+                network_namespace=self.namespace(host),
+            )
         )
 
-    def metadatas(self) -> list[Any]:
-        """The tables of every service of this process (SQLAlchemy's MetaData)."""
-        return [self.identity.metadata]
+    def _dataplane(self, host: str, number: int) -> Dataplane:
+        if self.plan.driver == "fake":
+            return FakeDriver(host=host, sleep=self.runtime.sleep)
+        from kilonova.network.drivers.linux.config import LinuxConfig, PhysicalNetwork, Underlay
+        from kilonova.network.drivers.linux.driver import LinuxDriver
 
-    async def create_tables(self) -> None:
-        for metadata in self.metadatas():
-            await self.db.create(metadata)
+        gateway = PhysicalNetwork(name="public", address="203.0.113.1/24" if number == 0 else None)
+        config = LinuxConfig(
+            host_namespace=self.namespace(host),
+            vtep_ip=vtep(number),
+            underlay=Underlay(namespace=f"kn-{self.plan.cloud_id}-net"),
+            physical_networks=(gateway,),
+        )
+        return LinuxDriver(config, self._guest_asks)
+
+    async def _guest_asks(self, request: MetadataRequest) -> MetadataReply:
+        """A guest's request to 169.254.169.254."""
+        if self.metadata is None:
+            return MetadataReply(status=503)
+        reply: MetadataReply = await self.metadata.handle(request)
+        return reply
+
+    async def _fetch(self, image_id: str, path: str) -> None:
+        """An image's bytes into a file: a copy within this machine, else in pieces through the contract."""
+        assert self.image is not None
+        ctx = service_context("compute")
+        local = await self.image.local_path(ctx, image_id)
+        if local is not None:
+            await self.runtime.blocking(files.copy, local, path, pool="image-fetch")
+            return
+        at = 0
+        while piece := await self.image.read(ctx, image_id, at, 4 << 20):
+            await self.runtime.blocking(files.write_at, path, at, piece, pool="image-fetch")
+            at += len(piece)
+
+    # ---- lifetime
 
     async def start(self, passwords: Mapping[str, str]) -> None:
         """passwords: of the users that a new cloud gets (admin, demo). Later starts leave users alone."""
-        await self.create_tables()
+        tables: list[Any] = [self.identity.metadata]
+        for service in (self.image, self.placement, self.network):
+            if service is not None:
+                tables.append(service.metadata)
+        if self.compute is not None:
+            tables += [api_tables.metadata, cell_tables.metadata]
+        for metadata in tables:
+            await self.db.create(metadata)
         entries = [ServiceEntry(*CATALOG[name][:3], self.plan.url(name) + CATALOG[name][3]) for name in self.edges if name in CATALOG]
         with self.timed("identity"):
             await self.identity.bootstrap(passwords_by_user=passwords, entries=entries, region=self.plan.region)
             await self.identity.start()
+        for name, simple in (("image", self.image), ("placement", self.placement)):
+            if simple is not None:
+                with self.timed(name):
+                    await simple.start()
+        if self.network is not None:
+            with self.timed("network"):
+                await self.network.start()
+                await self.network.bootstrap(project_id=await self.identity.project_id("admin"))
+                for network_agent in self.network_agents:
+                    await network_agent.start()
+        if self.compute is not None:
+            with self.timed("compute"):
+                await self.compute.start()
+                for agent in self.compute_agents:
+                    await agent.start()
+                await self.compute.recover()
+                heart = Heart(self.compute_agents, self.bus, self.compute.settings["DEFAULT"].report_interval)
+                self.tasks.every("heartbeat of hypervisors", heart.interval_s, heart.beat)
 
     async def destroy(self) -> None:
         """Remove the guests and the dataplane of this host; called before `stop` when the cloud is to be forgotten."""
+        for agent in self.compute_agents:
+            for guest in await agent.driver.list_guests():
+                await agent.driver.destroy(guest.server_id)
+        for network_agent in self.network_agents:
+            await network_agent.driver.teardown()
 
     async def stop(self) -> None:
-        await self.identity.stop()
+        """In the order that nobody misses whom he needs; guests and dataplane live on."""
         await self.tasks.stop()
+        if self.compute is not None:
+            await self.compute.stop()
+        for agent in self.compute_agents:
+            await agent.stop()
+        for network_agent in self.network_agents:
+            await network_agent.stop()
+        for service in (self.network, self.placement, self.image, self.identity):
+            if service is not None:
+                await service.stop()
         await self.bus.stop()
         await self.db.stop()
         self.runtime.close()

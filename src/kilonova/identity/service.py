@@ -223,5 +223,11 @@ class IdentityService:
         found = await self.validate(token, allow_expired="service" in service_roles)
         return msgspec.structs.replace(found.context, service_roles=service_roles) if service_roles else found.context
 
+    async def project_id(self, name: str) -> str:
+        """Of a project in the default domain that must exist (the ones that bootstrap makes)."""
+        project = await projects.by_name(self.db, name, self.settings["identity"].default_domain_id)
+        assert project is not None
+        return project.id
+
     async def project_exists(self, project_id: str) -> bool:
         return await projects.get(self.db, project_id) is not None
