@@ -319,8 +319,8 @@ class Cloud:
 
     # ---- lifetime
 
-    async def start(self, passwords: Mapping[str, str]) -> None:
-        """passwords: of the users that a new cloud gets (admin, demo). Later starts leave users alone."""
+    async def create_tables(self) -> None:
+        """What is missing of every service of this process."""
         tables: list[Any] = [self.identity.metadata]
         for service in (self.image, self.placement, self.network):
             if service is not None:
@@ -329,6 +329,10 @@ class Cloud:
             tables += [api_tables.metadata, cell_tables.metadata]
         for metadata in tables:
             await self.db.create(metadata)
+
+    async def start(self, passwords: Mapping[str, str]) -> None:
+        """passwords: of the users that a new cloud gets (admin, demo). Later starts leave users alone."""
+        await self.create_tables()
         entries = [ServiceEntry(*CATALOG[name][:3], self.plan.url(name) + CATALOG[name][3]) for name in self.edges if name in CATALOG]
         with self.timed("identity"):
             await self.identity.bootstrap(passwords_by_user=passwords, entries=entries, region=self.plan.region)
