@@ -35,5 +35,6 @@ ROUTES = (
     Route("GET", "/v2/schemas/{name:path}", schemas.show, ANY_TOKEN),
     Route("GET", "/v2/info/import", info.import_methods, ANY_TOKEN),
     Route("GET", "/v2/info/stores", info.stores, ANY_TOKEN),
+    Route("GET", "/v2/info/stores/detail", info.stores_detail, "stores_info_detail"),
     Route("GET", "/v2/info/usage", info.usage, ANY_TOKEN),
 )

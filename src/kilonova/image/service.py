@@ -7,7 +7,7 @@ import msgspec
 
 from kilonova.core.config import Settings
 from kilonova.core.context import Context
-from kilonova.core.db import Database, Transaction
+from kilonova.core.db import Database, Reader, Transaction
 from kilonova.core.log import Log
 from kilonova.core.policy import Policy
 from kilonova.core.runtime import Runtime
@@ -106,8 +106,8 @@ class ImageService:
         """Change what a client may; visibility is asked of policy for each attempt."""
         about: dict[str, Any] = {}
 
-        async def load() -> Image:
-            image, target = await access.find(self.db, ctx, allowed, image_id, rule)
+        async def load(reader: Reader) -> Image:
+            image, target = await access.find(reader, ctx, allowed, image_id, rule)
             about.clear()
             about.update(target)
             return image

@@ -16,6 +16,10 @@ async def stores(c: ImageService, ctx: Context, req: Request) -> Any:
     return {"stores": [{"id": c.backend, "default": "true"}]}
 
 
+async def stores_detail(c: ImageService, ctx: Context, req: Request) -> Any:
+    return {"stores": [{"id": c.backend, "default": "true", "type": c.data.kind, "properties": c.data.describe(), "weight": 0}]}
+
+
 async def usage(c: ImageService, ctx: Context, req: Request) -> Any:
     """Empty, as Glance answers without limits registered in identity."""
     return {"usage": {}}

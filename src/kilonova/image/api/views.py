@@ -4,7 +4,6 @@ from typing import Any
 
 from kilonova.core import times
 from kilonova.image.model import Image, Member, Task
-from kilonova.image.states import WITH_DATA
 
 
 def image(each: Image, store: str) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def image(each: Image, store: str) -> dict[str, Any]:
         "file": path + "/file",
         "schema": "/v2/schemas/image",
     }
-    if each.status in WITH_DATA:
+    if each.status == "active":
         out["stores"] = store
     return out
 

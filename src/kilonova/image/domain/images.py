@@ -95,23 +95,25 @@ async def create(
 
 
 async def change(
-    db: Database, runtime: Runtime, load: Callable[[], Awaitable[Image]], edit: Callable[[Image], Image], quotas: Quotas | None = None
+    db: Database, runtime: Runtime, load: Callable[[Reader], Awaitable[Image]], edit: Callable[[Image], Image], quotas: Quotas
 ) -> Image:
-    """Load, edit and write; again from the start when somebody else wrote in between. `edit` must not have effects."""
-    for _ in range(ATTEMPTS):
-        image = await load()
+    """Load, edit and write in one transaction; again when somebody else wrote in between, where a database lets that happen.
+    `load` awaits nothing but reads, `edit` has no effects."""
+
+    async def body(tx: Transaction) -> tuple[Image, bool]:
+        image = await load(tx)
         changed = edit(image)
         if changed == image:
-            return image
-        if quotas is not None:
-            check_quotas(quotas, changed)
+            return image, True
+        check_quotas(quotas, changed)
         changed = msgspec.structs.replace(changed, updated_at=max(runtime.now_us(), image.updated_at))
+        done = await images.replace(tx, image, changed)
+        return msgspec.structs.replace(changed, revision=image.revision + 1), done
 
-        async def write(tx: Transaction, image: Image = image, changed: Image = changed) -> bool:
-            return await images.replace(tx, image, changed)
-
-        if await db.transact(write):
-            return msgspec.structs.replace(changed, revision=image.revision + 1)
+    for _ in range(ATTEMPTS):
+        image, done = await db.transact(body)
+        if done:
+            return image
     raise Busy(image=image.id)
 
 

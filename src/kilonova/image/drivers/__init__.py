@@ -5,7 +5,7 @@ listed by `leftovers` and never read.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -58,6 +58,12 @@ class Opened(Protocol):
 
 
 class Store(Protocol):
+    kind: str
+
+    def describe(self) -> dict[str, Any]:
+        """What operators may know of it."""
+        ...
+
     async def writer(self, image_id: str, kind: str = IMAGE) -> Writer: ...
 
     async def open(self, image_id: str) -> Opened:

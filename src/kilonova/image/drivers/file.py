@@ -23,11 +23,16 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FileStore:
+    kind = "file"
+
     def __init__(self, datadir: str) -> None:
         self.folder = datadir
         os.makedirs(datadir, mode=0o700, exist_ok=True)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="image-file")
         self._sync_pool = ThreadPoolExecutor(1, thread_name_prefix="image-sync")
+
+    def describe(self) -> dict[str, Any]:
+        return {"data_dir": self.folder, "chunk_size": SYNC_EVERY_BYTES, "thin_provisioning": False}
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)

@@ -1,15 +1,21 @@
 """Images in memory: for simulations and tests. A copy of `disk` made at any moment is what a crash would leave."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from kilonova.image.drivers import IMAGE, STAGED, Entry, Full, Missing
 
 
 class MemoryStore:
+    kind = "memory"
+
     def __init__(self, datadir: str = "", *, capacity: int = 1 << 62) -> None:
         self.disk: dict[str, bytearray] = {}
         self.capacity = capacity
         self._count = 0
+
+    def describe(self) -> dict[str, Any]:
+        return {"capacity": self.capacity}
 
     async def writer(self, image_id: str, kind: str = IMAGE) -> "MemoryWriter":
         self._count += 1
