@@ -12,6 +12,7 @@ from kilonova.compute.agent import ComputeAgent, Heart
 from kilonova.compute.drivers import BUILTIN as HYPERVISORS
 from kilonova.compute.drivers import Driver as Hypervisor
 from kilonova.compute.drivers.fake import Fake, FakeConfig, FakeHost
+from kilonova.compute.drivers.fake.journal import GuestJournal
 from kilonova.compute.edge import edge as compute_edge
 from kilonova.compute.ops.register import register as register_compute
 from kilonova.compute.policies import RULES as COMPUTE_RULES
@@ -96,13 +97,15 @@ def vtep(number: int) -> str:
 
 
 class Machines:
-    """The hypervisors of fake hosts. They live on when a cloud in this process is stopped or dies; hand them to the next one."""
+    """The hypervisors of fake hosts. They live on when a cloud in this process is stopped or dies; hand them to the next one. With a
+    journal they outlive the process too."""
 
-    def __init__(self) -> None:
-        self.guests: dict[str, FakeHost] = {}
+    def __init__(self, journal: GuestJournal | None = None) -> None:
+        self.guests: dict[str, FakeHost] = {} if journal is None else journal.hosts
+        self._journal = journal
 
     def of(self, host: str) -> FakeHost:
-        return self.guests.setdefault(host, FakeHost())
+        return self.guests.setdefault(host, FakeHost()) if self._journal is None else self._journal.of(host)
 
 
 class Cloud:

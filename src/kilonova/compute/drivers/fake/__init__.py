@@ -22,6 +22,9 @@ from kilonova.compute.drivers import (
     OnEvent,
     PowerState,
 )
+from kilonova.compute.drivers.fake.host import FakeGuest, FakeHost
+
+__all__ = ["Fake", "FakeConfig", "FakeGuest", "FakeHost"]
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -34,49 +37,6 @@ class FakeConfig(msgspec.Struct, frozen=True, kw_only=True):
     spawn_delay_s: float = 0.0
     power_off_delay_s: float = 0.0
     """How long a guest takes to obey the power button; longer than the verb's timeout: it is switched off then."""
-
-
-class FakeGuest:
-    __slots__ = ("boots", "console", "power_state", "reason", "spec")
-
-    def __init__(self, spec: GuestSpec):
-        self.spec = spec
-        self.power_state = PowerState.SHUTDOWN
-        self.reason = ""
-        self.boots = 0
-        self.console: list[str] = []
-
-
-class FakeHost:
-    """The machine under the driver. Lives on when the driver stops."""
-
-    def __init__(self) -> None:
-        self.guests: dict[str, FakeGuest] = {}
-
-    def dump(self) -> bytes:
-        """The guests as JSON, for a host that must survive the process."""
-        return msgspec.json.encode(
-            [
-                {"spec": g.spec, "power_state": int(g.power_state), "reason": g.reason, "boots": g.boots, "console": g.console}
-                for g in self.guests.values()
-            ]
-        )
-
-    @classmethod
-    def load(cls, data: bytes) -> "FakeHost":
-        host = cls()
-        for row in msgspec.json.decode(data, type=list[_Row]):
-            guest = host.guests[row.spec.server_id] = FakeGuest(row.spec)
-            guest.power_state, guest.reason, guest.boots, guest.console = PowerState(row.power_state), row.reason, row.boots, row.console
-        return host
-
-
-class _Row(msgspec.Struct):
-    spec: GuestSpec
-    power_state: int
-    reason: str
-    boots: int
-    console: list[str]
 
 
 class Fake:
@@ -111,6 +71,7 @@ class Fake:
         if guest is None or guest.power_state is not PowerState.RUNNING:
             return
         guest.power_state, guest.reason = event.power_state, event.reason
+        self.host.note(event.server_id)
         if self._on_event is not None:
             await self._on_event(event)
 
@@ -158,7 +119,8 @@ class Fake:
         return self._run(guest, spec)
 
     async def destroy(self, server_id: str) -> None:
-        self.host.guests.pop(server_id, None)
+        if self.host.guests.pop(server_id, None) is not None:
+            self.host.note(server_id)
 
     async def power_on(self, spec: GuestSpec) -> GuestState:
         return self._run(self._guest(spec.server_id), spec)
@@ -168,6 +130,7 @@ class Fake:
         if guest.power_state is PowerState.RUNNING and self.config.power_off_delay_s and timeout_s and self._sleep is not None:
             await self._sleep(min(timeout_s, self.config.power_off_delay_s))
         guest.power_state, guest.reason = PowerState.SHUTDOWN, ""
+        self.host.note(server_id)
         return _state(guest)
 
     async def reboot_soft(self, server_id: str, timeout_s: float = 120.0) -> GuestState:
@@ -211,6 +174,7 @@ class Fake:
             guest.boots += 1
             guest.console.append(f"boot {guest.boots} of {spec.name}\nfake guest ready\n{spec.name} login: \n")
             del guest.console[:-1000]
+        self.host.note(spec.server_id)
         return _state(guest)
 
 
