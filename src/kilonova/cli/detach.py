@@ -1,32 +1,30 @@
-"""`up --detach`: the cloud in a process of its own, in a session of its own, that reports through a pipe until every API answers."""
+"""`up --detach`: the same command line again in a process and a session of its own, which reports through a pipe until it is ready."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 
 import click
-import msgspec
 
-from kilonova.cli.choices import Choices
 from kilonova.cli.failure import Failure
 
+REPORT = "KILONOVA_UP_REPORT"
+"""Tells the new process where to report, and when we began: "<descriptor>:<seconds of the monotonic clock>"."""
 
-def start(choices: Choices, environment: Mapping[str, str]) -> None:
+
+def start(environment: Mapping[str, str], started: float) -> None:
     """Returns when the cloud is ready. Raises Failure with the sentence that it failed with."""
     reading, writing = os.pipe()
-    arguments = [str(writing), msgspec.json.encode(choices).decode(), repr(time.monotonic())]
     child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "kilonova", "up-detached", "--", *arguments],
+        [sys.executable, "-P", "-m", "kilonova", *sys.argv[1:]],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=(writing,),
         start_new_session=True,
-        env=dict(environment),
-        cwd="/",
+        env={**environment, REPORT: f"{writing}:{started!r}"},
     )
     os.close(writing)
     try:

@@ -9,9 +9,11 @@ import click
 class Failure(click.ClickException):
     """One sentence, and what to do about it. Exit status 1."""
 
-    def __init__(self, sentence: str, advice: str = "", code: int = 1) -> None:
+    def __init__(self, sentence: str, advice: str = "", code: int = 1, *, expected: bool = True) -> None:
         super().__init__(f"{sentence} {advice}".strip())
         self.code = code
+        self.expected = expected
+        """Unless it is a mistake of the program, of which the log keeps the trace."""
 
 
 _LOCATION = re.compile(r"Value for option (\S+) from LocationInfo\(.*?\) is not valid: ")

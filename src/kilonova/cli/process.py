@@ -17,12 +17,13 @@ import msgspec
 import uvloop
 
 from kilonova import __version__
-from kilonova.app import PORTS, Cloud, Plan
+from kilonova.app import PORTS, Cloud, Machines, Plan
 from kilonova.cli import credentials, forget, tls
 from kilonova.cli.checks.machine import kvm_verdict
 from kilonova.cli.failure import Failure, plain
 from kilonova.cli.settle import Settled, driver_for, kilonova_conf
 from kilonova.cli.state import StateDir
+from kilonova.compute.drivers.fake.journal import GuestJournal
 from kilonova.core import errors
 from kilonova.core.config import ConfigError
 from kilonova.core.db import Lost
@@ -121,16 +122,22 @@ class Process:
         cloud: Cloud | None = None
         try:
             try:
-                cloud = Cloud(self.plan, runtime, self.sink)
+                cloud = Cloud(self.plan, runtime, self.sink, machines=self._machines())
                 await self._start(cloud)
             except Exception as error:
-                self.log.error("the cloud did not start", error=error)
-                raise failure_of(error, self.state) from error
+                failure = failure_of(error, self.state)
+                self.log.error("the cloud did not start", reason=failure.message, **({} if failure.expected else {"error": error}))
+                raise failure from error
             ready()
             self._settle_down()
             await self.ended.wait()
         finally:
             await self._end(cloud)
+
+    def _machines(self) -> Machines | None:
+        """Fake guests outlive this process, as real ones do."""
+        compute = self.driver == "fake" and "compute" in self.services
+        return Machines(GuestJournal(self.state.path / "instances" / "fake-guests.jsonl")) if compute else None
 
     def _stop(self) -> None:
         """The first signal ends in order; the third ends at once."""
@@ -290,6 +297,7 @@ def failure_of(error: Exception, state: StateDir) -> Failure:
     return Failure(
         f"The cloud did not start because of a mistake in the program ({type(error).__name__}: {error}).",
         f"The trace is in {state.log_file}.",
+        expected=False,
     )
 
 

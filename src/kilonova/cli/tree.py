@@ -27,15 +27,13 @@ COMMANDS = {
     "completion": "Print a script for the shell's completion.",
 }
 
-HIDDEN = {"up-detached": "kilonova.cli.up:detached_command"}
-
 
 class Tree(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(entry.name for entry in importlib.metadata.entry_points(group="kilonova.cli"))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        builtin = {name: f"kilonova.cli.{name}:command" for name in COMMANDS} | HIDDEN
+        builtin = {name: f"kilonova.cli.{name}:command" for name in COMMANDS}
         try:
             found = plugins.load("kilonova.cli", cmd_name, builtin)
         except plugins.UnknownPlugin:

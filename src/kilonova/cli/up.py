@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from kilonova.cli import detach, forget
 from kilonova.cli.choices import Choices
-from kilonova.cli.failure import Failure, say
+from kilonova.cli.failure import Failure
 from kilonova.cli.state import StateDir, default_path, prepare, prepare_ephemeral
 
 MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -79,8 +78,12 @@ def command(
         tls_key=os.path.abspath(tls_key) if tls_key else None,
         insecure=insecure,
     )
+    report = os.environ.pop(detach.REPORT, "")
+    if report:
+        background(choices, report)
+        return
     if detached:
-        detach.start(choices, {**os.environ, **MALLOC})
+        detach.start({**os.environ, **MALLOC}, started)
         return
     if not all(name in os.environ for name in MALLOC) and sys.platform == "linux":
         environment = {**os.environ, **{name: os.environ.get(name, value) for name, value in MALLOC.items()}}
@@ -180,16 +183,14 @@ def _redirect(state: StateDir) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    os.chdir("/")
 
 
-@click.command("up-detached", hidden=True)
-@click.argument("descriptor", type=int)
-@click.argument("choices")
-@click.argument("started", type=float)
-def detached_command(descriptor: int, choices: str, started: float) -> None:
+def background(choices: Choices, report: str) -> None:
     """The other end of `up --detach`: tells through a pipe what `up` would show."""
-    os.set_inheritable(descriptor, False)
-    pipe = os.fdopen(descriptor, "w", buffering=1)
+    descriptor, _, started = report.partition(":")
+    os.set_inheritable(int(descriptor), False)
+    pipe = os.fdopen(int(descriptor), "w", buffering=1)
 
     def tell(kind: str, value: object) -> None:
         try:
@@ -204,7 +205,7 @@ def detached_command(descriptor: int, choices: str, started: float) -> None:
             pipe.close()
 
     try:
-        foreground(msgspec.json.decode(choices, type=Choices), Told(lambda line: tell("line", line), started), silence=True)
+        foreground(choices, Told(lambda line: tell("line", line), float(started)), silence=True)
     except Failure as failure:
         tell("failed", [failure.message, failure.code])
         sys.exit(failure.code)
@@ -213,5 +214,4 @@ def detached_command(descriptor: int, choices: str, started: float) -> None:
         sys.exit(130)
     except Exception as error:
         tell("failed", [f"A mistake in the program ({type(error).__name__}: {error}).", 1])
-        say("kilonova up", f"{type(error).__name__}: {error}")
         raise
