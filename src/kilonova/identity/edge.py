@@ -14,6 +14,7 @@ def edge(c: IdentityService, *, policy: Policy | None = None, public_url: str = 
         service=c,
         routes=ROUTES,
         envelope=IdentityEnvelope(),
+        paths_first=True,
         runtime=c.runtime,
         log=c.log,
         policy=policy or Policy(RULES),

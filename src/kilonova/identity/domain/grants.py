@@ -1,5 +1,7 @@
 """Effective roles: direct grants, grants of groups, roles inherited from the domain or a parent project, and implied roles."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from kilonova.core.db import Reader
@@ -98,7 +100,7 @@ async def scopes_of(reader: Reader, user_id: str) -> tuple[list[str], list[str],
     return list(project_ids), list(domain_ids), system
 
 
-def below(tree: list[tuple[str, str | None, str]], tops: list[str]) -> list[str]:
+def below(tree: Sequence[tuple[str, str | None, str]], tops: Sequence[str]) -> list[str]:
     """The projects of a tree (id, parent, domain) that are under one of these domains or projects."""
     above = {ident: (parent, domain) for ident, parent, domain in tree}
     wanted = set(tops)

@@ -63,7 +63,7 @@ def effective(found: Sequence[Assignment], members: Mapping[str, Sequence[str]],
     out: list[Held] = []
     for a in found:
         people = [a.actor_id] if a.actor_type == "user" else members.get(a.actor_id, ())
-        places = [("project", ident) for ident in below([*tree], [a.target_id])] if a.inherited else [(a.target_type, a.target_id)]
+        places = [("project", ident) for ident in below(tree, [a.target_id])] if a.inherited else [(a.target_type, a.target_id)]
         held_roles = _with_implied(a.role_id, table)
         for user_id in people:
             for target_type, target_id in places:
