@@ -58,7 +58,7 @@ def services_of(settled: Settled) -> tuple[str, ...]:
     unknown = [name for name in settled.services if name not in PORTS]
     if unknown:
         raise Failure(f"There is no service {unknown[0]}.", f"There are {', '.join(PORTS)}.", code=2)
-    wanted = set(settled.services) or set(PORTS)
+    wanted = {"identity", *settled.services} if settled.services else set(PORTS)
     return tuple(name for name in PORTS if name in wanted)
 
 

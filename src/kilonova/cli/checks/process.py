@@ -82,6 +82,6 @@ def guests(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             check="guests",
             severity="note",
-            sentence=f"{len(pids)} guests of the stopped cloud in {state.path} run on.",
+            sentence=f"Guests of the stopped cloud in {state.path} run on ({len(pids)}).",
             hint="kilonova up takes them over; kilonova down --destroy ends them.",
         )
