@@ -47,7 +47,7 @@ _SUSPENDED, _STOPPED, _CRASHED = 3, 5, 8
 _STOPPED_BADLY = (2, 5)                         # crashed, failed
 _PAUSED = "The hypervisor paused the guest after an internal error."
 _PAUSE_REASONS = {2: "A disk error on the host paused the guest.", 3: "The guest's watchdog paused it."}
-_NO_DOMAIN = 42
+_ACTIVE = 1
 _SHUTDOWN_ACPI = 1
 _PRESS_AGAIN_S = 10                             # a guest that is still booting ignores the power button
 _HOUSEKEEPING_S = 5
@@ -92,7 +92,8 @@ class Libvirt:
             log_file=self.state_folder / "log" / "libvirt.log", network_namespace=c.network_namespace, threads=c.libvirt_threads,
         )  # fmt: skip
         try:
-            await self._connection.open(self._lifecycle_in_thread)
+            with self._reaper.starting():        # probing starts QEMUs, too
+                await self._connection.open(self._lifecycle_in_thread)
             self._machines = domain.machines(self._connection.capabilities)
             self._alive = set(await self._connection.call(_active))
             for pid in await self._connection.call(self._pids):
@@ -172,6 +173,7 @@ class Libvirt:
 
     async def resources(self) -> HostResources:
         info, version = await self._connection.call(lambda c: (c.getInfo(), c.getVersion()))
+        ram_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20     # libvirt adds up NUMA nodes, which may tell less
         space = await self._blocking(os.statvfs, self.instances)
         usable = self._acceleration.kvm_usable
         try:
@@ -180,7 +182,7 @@ class Libvirt:
             virt_type = self.config.virt_type    # spawns will say why not
         return HostResources(
             hypervisor_hostname=self.config.hypervisor_hostname or socket.gethostname(), hypervisor_type="QEMU", hypervisor_version=version,
-            vcpus=info[2], ram_mb=info[1], disk_gb=space.f_blocks * space.f_frsize >> 30,
+            vcpus=info[2], ram_mb=ram_mb, disk_gb=space.f_blocks * space.f_frsize >> 30,
             free_disk_gb=space.f_bavail * space.f_frsize >> 30,
             cpu_info=domain.cpu_info(self._connection.capabilities), virt_type=virt_type,
             supported_virt_types=("qemu", "kvm") if usable else ("qemu",), virt_type_reason=self._acceleration.reason,
@@ -252,7 +254,7 @@ class Libvirt:
         return text
 
     async def inventory(self) -> tuple[str, ...]:
-        names: list[str] = await self._connection.call(lambda c: [d.name() for d in c.listAllDomains(1)])
+        names: list[str] = await self._connection.call(lambda c: [d.name() for d in c.listAllDomains(_ACTIVE)])
         found = [f"guest {name}" for name in names]
         found += [f"file {name}" for name in await self._blocking(files.listing, self.instances)]
         if self._connection.embedded:
@@ -388,7 +390,7 @@ class Libvirt:
         return int((self.embed_root / "run" / "qemu" / f"{name}.pid").read_text())
 
     def _pids(self, connection: Any) -> list[int]:
-        return [self._pid(guest.name()) for guest in connection.listAllDomains(1)] if self._connection.embedded else []
+        return [self._pid(guest.name()) for guest in connection.listAllDomains(_ACTIVE)] if self._connection.embedded else []
 
     async def _shut_down(self, server_id: str, timeout_s: float) -> None:
         """The power button until it is obeyed; the plug after `timeout_s`."""
@@ -484,14 +486,8 @@ def _short_alias(state_folder: Path, run_folder: Path) -> Path:
 
 
 def _find(connection: Any, server_id: str) -> Any:
-    import libvirt
-
-    try:
-        return connection.lookupByUUIDString(server_id)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == _NO_DOMAIN:
-            return None
-        raise
+    """The running domain or None. Not by look-up: libvirt writes each miss to its log as an error."""
+    return next((guest for guest in connection.listAllDomains(_ACTIVE) if guest.UUIDString() == server_id), None)
 
 
 def _unless_gone(connection: Any, server_id: str, function: Callable[[Any], Any]) -> Any:
@@ -515,7 +511,7 @@ def _state(connection: Any, server_id: str) -> int | None:
 
 
 def _active(connection: Any) -> dict[str, int]:
-    return {guest.UUIDString(): guest.state()[0] for guest in connection.listAllDomains(1) if guest.name().startswith("instance-")}
+    return {guest.UUIDString(): guest.state()[0] for guest in connection.listAllDomains(_ACTIVE) if guest.name().startswith("instance-")}
 
 
 def _press_power_button(connection: Any, server_id: str) -> bool:
@@ -523,7 +519,7 @@ def _press_power_button(connection: Any, server_id: str) -> bool:
 
 
     def press(guest: Any) -> bool:
-        return guest.state()[0] == 1 and guest.shutdownFlags(_SHUTDOWN_ACPI) == 0
+        return bool(guest.state()[0] == 1 and guest.shutdownFlags(_SHUTDOWN_ACPI) == 0)
 
     return _unless_gone(connection, server_id, press) is True
 

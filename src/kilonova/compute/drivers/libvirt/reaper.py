@@ -13,11 +13,13 @@ import ctypes
 import os
 import select
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SCAN_INTERVAL_S = 0.02
+_LINGER_S, _LINGER_SCAN_S = 1.0, 0.2
 
 
 def become_subreaper() -> None:
@@ -29,6 +31,7 @@ class Reaper:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._starting = 0
+        self._look_until = 0.0                  # by the monotonic clock: what a start leaves behind may die a little later
         self._ending = False
         self._pids: dict[int, int] = {}         # pidfd -> pid
         self._poll = select.epoll()
@@ -73,16 +76,19 @@ class Reaper:
         finally:
             with self._lock:
                 self._starting -= 1
+                self._look_until = time.monotonic() + _LINGER_S
+            os.eventfd_write(self._bell, 1)
 
     def _run(self) -> None:
         while not self._ending:
-            for fd, _ in self._poll.poll(_SCAN_INTERVAL_S if self._starting else None):
+            looking = self._starting > 0 or time.monotonic() < self._look_until
+            for fd, _ in self._poll.poll((_SCAN_INTERVAL_S if self._starting else _LINGER_SCAN_S) if looking else None):
                 if fd == self._bell:
                     with contextlib.suppress(BlockingIOError):
                         os.eventfd_read(self._bell)
                 else:
                     self._reap(fd)
-            if self._starting:
+            if looking:
                 for pid in orphaned_zombies():
                     _wait(pid)
 
@@ -100,11 +106,8 @@ def _wait(pid: int) -> None:
 
 
 def orphaned_zombies() -> list[int]:
-    """Dead QEMU daemons among our children.
-
-    A daemon is neither in our session nor a session's leader (its leader was the process that libvirt forked in between); children that
-    libvirt or others started directly are one or the other, and are left to them.
-    """
+    """Dead QEMU daemons among our children: those in a session of their own. A QEMU that libvirt waits for itself (to ask its version) is in
+    ours and is left to it."""
     found = []
     own_session = os.getsid(0)
     for listing in Path("/proc/self/task").glob("*/children"):
@@ -113,6 +116,6 @@ def orphaned_zombies() -> list[int]:
                 pid = int(word)
                 name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
                 fields = rest.split()
-                if fields[0] == "Z" and name.startswith("qemu-system") and int(fields[3]) not in (own_session, pid):
+                if fields[0] == "Z" and name.startswith("qemu-system") and int(fields[3]) != own_session:
                     found.append(pid)
     return sorted(found)
