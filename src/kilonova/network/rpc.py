@@ -325,3 +325,41 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
+
+
+class AgentStarted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An agent is here. It asks for its state next."""
+
+    host: str
+    vtep_ip: str = ""
+    availability_zone: str = "nova"
+    description: DriverDescription
+
+
+class StateWanted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An agent wants all that its host shall realise. The reply is a HostState; commands sent before it are settled by it."""
+
+    host: str
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What has become true on a host, in order."""
+
+    host: str
+    facts: tuple[Fact, ...]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    host: str
+
+
+class Resync(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """To an agent: ask for your state anew."""
+
+
+FACTS = "network.facts"
+"""The bus address to which agents report."""
+
+
+def agent_address(host: str) -> str:
+    return f"network.{host}"

@@ -1,0 +1,88 @@
+"""Sends each host what has changed for it, in order, one batch at a time.
+
+What a host's own ports and routers wait for goes out at once; news about others (addresses, members of groups, peers) is collected for a
+moment, so that a storm of boots becomes few messages. A host that does not answer is left alone until its agent asks for its state.
+"""
+
+from kilonova.core.bus import Bus
+from kilonova.core.errors import Error
+from kilonova.core.log import Log
+from kilonova.core.runtime import Runtime
+from kilonova.core.tasks import Tasks
+from kilonova.network import rpc
+from kilonova.network.domain.topology import Topology
+
+SIDE_BY_SIDE = 8
+CALL_TIMEOUT_S = 120.0
+
+
+class Dispatcher:
+    def __init__(self, *, topology: Topology, bus: Bus, tasks: Tasks, runtime: Runtime, log: Log, window_s: float) -> None:
+        self.topology = topology
+        self.bus = bus
+        self.tasks = tasks
+        self.runtime = runtime
+        self.log = log
+        self.window_s = window_s
+        self.online: dict[str, int] = {}
+        """Hosts whose agents take commands -> how often they have asked for their state."""
+        self.sent = 0
+        self._asked = 0
+        self._sending: dict[str, None] = {}
+        self._collecting = False
+
+    def kick(self) -> None:
+        """Something may have changed."""
+        urgent, calm = self.topology.waiting()
+        for host in urgent:
+            self._start(host)
+        if not self._collecting and not self.tasks.closed and any(host in self.online for host in calm):
+            self._collecting = True
+            self.tasks.start("collect network news", self._collect())
+
+    async def _collect(self) -> None:
+        await self.runtime.sleep(self.window_s)
+        self._collecting = False
+        urgent, calm = self.topology.waiting()
+        for host in [*urgent, *calm]:
+            self._start(host)
+
+    def _start(self, host: str) -> None:
+        if host in self.online and host not in self._sending and not self.tasks.closed:
+            self._sending[host] = None
+            self.tasks.start(f"network commands to {host}", self._send(host))
+
+    async def _send(self, host: str) -> None:
+        epoch = self.online.get(host)
+        try:
+            while self.online.get(host) == epoch:
+                order = self.topology.take(host)
+                if not order:
+                    return
+                for stage in order.stages:
+                    if self.online.get(host) != epoch:
+                        return
+                    await self._stage(host, stage)
+        except Error as error:
+            if self.online.get(host) == epoch:
+                self.online.pop(host, None)
+            self.log.warning("host does not take commands; it is synchronised when it is back", host=host, error=error)
+        finally:
+            self._sending.pop(host, None)
+            if self.online.get(host) not in (None, epoch):
+                self.kick()
+
+    async def _stage(self, host: str, stage: tuple[rpc.Command, ...]) -> None:
+        address = rpc.agent_address(host)
+        self.sent += len(stage)
+        if len(stage) == 1:
+            await self.bus.call(address, stage[0], CALL_TIMEOUT_S)
+        else:
+            calls = [self.bus.call(address, command, CALL_TIMEOUT_S) for command in stage]
+            await self.tasks.gather(f"network commands to {host}", calls, SIDE_BY_SIDE)
+
+    def whole(self, host: str) -> rpc.HostState:
+        """The host's whole state; from now on it is sent changes."""
+        self._asked += 1
+        self.online[host] = self._asked
+        return self.topology.told(host)

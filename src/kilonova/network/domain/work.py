@@ -1,0 +1,105 @@
+"""One transaction under way, and what it changes.
+
+Functions of the domain take a Work first. They write through `tx` and note each row's new state; after the commit the service tells the
+topology of them, in the order of the commits.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kilonova.core.config import Settings
+from kilonova.core.db import Transaction
+from kilonova.core.runtime import Runtime
+from kilonova.network import model
+from kilonova.network.domain.topology import Topology
+
+Noun = model.Network | model.Subnet | model.Port | model.Router | model.FloatingIp | model.SecurityGroupRule
+
+
+class Work:
+    """`hints`: subnet id -> where to look for a free address next; a hint only, the constraint on allocations decides."""
+
+    def __init__(
+        self,
+        tx: Transaction,
+        runtime: Runtime,
+        settings: Mapping[str, Settings],
+        hints: dict[str, int],
+        topology: Topology,
+        *,
+        elevated: bool,
+    ) -> None:
+        self.tx = tx
+        self.runtime = runtime
+        self.settings = settings
+        self.hints = hints
+        self.topology = topology
+        """For reading: which hosts there are. It does not know yet what this transaction does."""
+        self.elevated = elevated
+        """Whether an admin or a service asks."""
+        self.now = runtime.now_us()
+        self.put: dict[tuple[str, str], Noun] = {}
+        self.dropped: dict[tuple[str, str], Noun] = {}
+        self.dropped_groups: dict[str, None] = {}
+        self.servers: dict[str, None] = {}
+        """Servers whose addresses have changed."""
+
+    @property
+    def default(self) -> Any:
+        return self.settings["DEFAULT"]
+
+    def wrote(self, row: Noun) -> None:
+        self.put[(type(row).__name__, row.id)] = row
+        if isinstance(row, model.Port) and row.is_guest and row.device_id:
+            self.servers[row.device_id] = None
+
+    def removed(self, row: Noun) -> None:
+        self.put.pop((type(row).__name__, row.id), None)
+        self.dropped[(type(row).__name__, row.id)] = row
+        if isinstance(row, model.Port) and row.is_guest and row.device_id:
+            self.servers[row.device_id] = None
+
+    def tell(self, topology: Topology) -> None:
+        """Networks come before what is on them, and go after it."""
+        for kind in ("Network", "Subnet", "SecurityGroupRule", "Port", "Router", "FloatingIp"):
+            for (name, _), row in self.put.items():
+                if name == kind:
+                    _put(topology, row)
+        for kind in ("FloatingIp", "Port", "Router", "SecurityGroupRule", "Subnet", "Network"):
+            for (name, _), row in self.dropped.items():
+                if name == kind:
+                    _drop(topology, row)
+        for group_id in self.dropped_groups:
+            topology.drop_group(group_id)
+
+
+def _put(topology: Topology, row: Noun) -> None:
+    match row:
+        case model.Network():
+            topology.put_network(row)
+        case model.Subnet():
+            topology.put_subnet(row)
+        case model.Port():
+            topology.put_port(row)
+        case model.Router():
+            topology.put_router(row)
+        case model.FloatingIp():
+            topology.put_floating_ip(row)
+        case model.SecurityGroupRule():
+            topology.put_rule(row)
+
+
+def _drop(topology: Topology, row: Noun) -> None:
+    match row:
+        case model.Network():
+            topology.drop_network(row.id)
+        case model.Subnet():
+            topology.drop_subnet(row)
+        case model.Port():
+            topology.drop_port(row.id)
+        case model.Router():
+            topology.drop_router(row.id)
+        case model.FloatingIp():
+            topology.drop_floating_ip(row.id)
+        case model.SecurityGroupRule():
+            topology.drop_rule(row)

@@ -1,0 +1,441 @@
+"""The network service: its collaborators, its lifetime, what agents tell it, and the contract that other services use."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from kilonova.core.bus import Bus
+from kilonova.core.config import Settings
+from kilonova.core.context import Context, service_context
+from kilonova.core.db import Database, Duplicate, Transaction
+from kilonova.core.errors import Conflict, fail
+from kilonova.core.log import Log
+from kilonova.core.runtime import Runtime
+from kilonova.core.tasks import Tasks
+from kilonova.network import contract, rpc
+from kilonova.network.contract import Allocate, Nic, NicRequest, ServerOfAddress, WiringFailed
+from kilonova.network.dispatch import Dispatcher
+from kilonova.network.domain import networks, ports, security_groups, servers, subnets
+from kilonova.network.domain.topology import Topology
+from kilonova.network.domain.work import Work
+from kilonova.network.errors import ServerGroupNotFound, ServerHasNoPorts
+from kilonova.network.model import Agent, Host, Port
+from kilonova.network.store import quotas as quota_store
+from kilonova.network.store import rows, statuses
+from kilonova.network.store.rows import Stale
+from kilonova.network.store.tables import metadata
+
+T = TypeVar("T")
+RETRIES = 40
+POLL_S = 1.0
+BEAT_WINDOW_S = 2.0
+AGENT_TYPES = ("DHCP agent", "L3 agent", "Metadata agent", "Open vSwitch agent")
+NO_HOST = "the port is not bound to a host"
+PUBLIC = "public"
+PUBLIC_CIDR = "203.0.113.0/24"
+PUBLIC_GATEWAY = "203.0.113.1"
+
+
+class NetworkService:
+    """Implements contract.Network."""
+
+    name = "network"
+    metadata = metadata
+
+    def __init__(self, *, db: Database, runtime: Runtime, log: Log, settings: Mapping[str, Settings], bus: Bus) -> None:
+        self.db = db
+        self.runtime = runtime
+        self.log = log
+        self.settings = settings
+        self.bus = bus
+        self.tasks = Tasks(runtime, log)
+        self.hints: dict[str, int] = {}
+        self.topology = Topology()
+        self.dispatcher = Dispatcher(
+            topology=self.topology, bus=bus, tasks=self.tasks, runtime=runtime, log=log, window_s=settings["network_agent"].batch_window
+        )
+        self._wiring: dict[str, asyncio.Event] = {}
+        self._beats: dict[str, int] = {}
+        self._beating = False
+        self._dhcp_ready: dict[str, None] = {}
+
+    # ---- lifetime
+
+    async def start(self) -> None:
+        """Read the rows, then listen to agents."""
+        await self.rebuild()
+        handlers: dict[type[Any], Callable[[Any], Awaitable[Any]]] = {
+            rpc.AgentStarted: self._agent_started,
+            rpc.StateWanted: self._state_wanted,
+            rpc.HostFacts: self._facts,
+            rpc.Heartbeat: self._heartbeat,
+        }
+        self.bus.serve(rpc.FACTS, handlers)
+        for host in self.topology.vteps:
+            try:
+                await self.bus.call(rpc.agent_address(host), rpc.Resync(), 5.0)
+            except Exception as error:
+                self.log.debug("no agent yet", host=host, error=error)
+
+    async def stop(self) -> None:
+        self.bus.silence(rpc.FACTS)
+        await self.tasks.stop()
+
+    async def rebuild(self) -> None:
+        """Derive the topology from the rows anew."""
+        topology = await topology_of(self.db)
+        self.topology = self.dispatcher.topology = topology
+
+    async def bootstrap(self, *, project_id: str) -> None:
+        """The shared external network `public`, of the admin's project, if there is no external network yet."""
+        if await rows.networks.where(self.db, external=True):
+            return
+        common: dict[str, Any] = {"project_id": project_id, "description": "", "availability_zone_hints": ()}
+
+        async def body(w: Work) -> None:
+            network = await networks.create(
+                w,
+                {
+                    **common, "name": PUBLIC, "admin_state_up": True, "shared": True, "router:external": True, "is_default": True, "mtu": 0,
+                    "port_security_enabled": True, "provider:network_type": "flat", "provider:physical_network": PUBLIC,
+                },
+            )  # fmt: skip
+            await subnets.create(
+                w,
+                network,
+                {
+                    **common,
+                    "name": "public-subnet",
+                    "cidr": PUBLIC_CIDR,
+                    "ip_version": 4,
+                    "gateway_ip": PUBLIC_GATEWAY,
+                    "enable_dhcp": False,
+                },
+            )
+
+        await self.write(service_context("network"), body)
+
+    # ---- writing
+
+    async def write(self, ctx: Context, body: Callable[[Work], Awaitable[T]], *, notify: bool = True) -> T:
+        """Run `body` as one transaction; then tell hosts and other services. A lost race is run again with fresh rows."""
+        made: list[Work] = []
+        elevated = ctx.is_admin or "service" in ctx.roles
+
+        async def run(tx: Transaction) -> T:
+            w = Work(tx, self.runtime, self.settings, self.hints, self.topology, elevated=elevated)
+            made.append(w)
+            return await body(w)
+
+        for _ in range(RETRIES):
+            try:
+                result = await self.db.transact(run)
+            except (Stale, Duplicate):
+                continue
+            self._committed(made[-1], notify=notify)
+            return result
+        raise Conflict("The resource is being changed by too many requests at once; try again.")
+
+    def _committed(self, w: Work, *, notify: bool) -> None:
+        if w.put or w.dropped or w.dropped_groups:
+            w.tell(self.topology)
+            self.dispatcher.kick()
+        if notify:
+            for server_id in w.servers:
+                self.bus.publish(contract.SERVER_CHANGED, contract.ServerAddressesChanged(server_id=server_id))
+
+    # ---- what agents tell
+
+    async def _agent_started(self, told: rpc.AgentStarted) -> None:
+        now = self.runtime.now_us()
+        configurations: dict[str, object] = {"driver": told.description.driver, "capabilities": told.description.capabilities}
+
+        async def body(w: Work) -> None:
+            old = await rows.hosts.get(w.tx, told.host)
+            new = Host(
+                host=told.host, vtep_ip=told.vtep_ip, availability_zone=told.availability_zone, driver=told.description.driver,
+                configurations=configurations, created_at=old.created_at if old else now,
+                started_at=old.started_at if old and now - old.heartbeat_at < 90_000_000 else now, heartbeat_at=now,
+            )  # fmt: skip
+            if old is not None:
+                await rows.hosts.save(w.tx, old, new)
+            else:
+                await rows.hosts.insert(w.tx, new)
+            have = [agent.agent_type for agent in await rows.agents.where(w.tx, host=told.host)]
+            for kind in AGENT_TYPES:
+                if kind in have:
+                    continue
+                await rows.agents.insert(
+                    w.tx, Agent(id=self.runtime.uuid(), host=told.host, agent_type=kind, admin_state_up=True, description=None)
+                )
+
+        await self.write(service_context("network"), body)
+        self.topology.put_host(told.host, told.vtep_ip)
+        await self._house_routers()
+        self.dispatcher.kick()
+
+    def forget_host(self, host: str) -> None:
+        """Its rows are gone. It comes back when its agent registers."""
+        self.topology.drop_host(host)
+        self.dispatcher.online.pop(host, None)
+        self.dispatcher.kick()
+
+    async def _house_routers(self) -> None:
+        """Routers made before any host was known get one."""
+        for router_id in await statuses.homeless_routers(self.db):
+
+            async def body(w: Work, router_id: str = router_id) -> None:
+                router = await rows.routers.get(w.tx, router_id)
+                host = w.topology.router_host()
+                if router is not None and not router.host and host:
+                    new = msgspec.structs.replace(router, host=host, updated_at=w.now, revision=router.revision + 1)
+                    await rows.routers.save(w.tx, router, new)
+                    w.wrote(new)
+
+            await self.write(service_context("network"), body)
+
+    async def _state_wanted(self, asked: rpc.StateWanted) -> rpc.HostState:
+        return self.dispatcher.whole(asked.host)
+
+    async def _heartbeat(self, beat: rpc.Heartbeat) -> None:
+        """Heartbeats of a moment are written together."""
+        self._beats[beat.host] = self.runtime.now_us()
+        if beat.host not in self.dispatcher.online:
+            self.bus.cast(rpc.agent_address(beat.host), rpc.Resync())
+        if not self._beating and not self.tasks.closed:
+            self._beating = True
+            self.tasks.start("network heartbeats", self._write_beats())
+
+    async def _write_beats(self) -> None:
+        await self.runtime.sleep(BEAT_WINDOW_S)
+        self._beating = False
+        beats, self._beats = self._beats, {}
+        now = self.runtime.now_us()
+        await self.db.transact(lambda tx: statuses.beat(tx, list(beats), now))
+
+    async def _facts(self, told: rpc.HostFacts) -> None:
+        """Write what has become true. A fact about a port that is bound elsewhere by now changes nothing."""
+        wired: dict[str, None] = {}
+        failed: dict[str, str] = {}
+        networks_ready: dict[str, None] = {}
+        routers_ready: dict[str, None] = {}
+
+        def take(fact: rpc.Fact) -> None:
+            match fact:
+                case rpc.PortWired():
+                    wired[fact.port_id] = None
+                    failed.pop(fact.port_id, None)
+                case rpc.PortFailed():
+                    failed[fact.port_id] = fact.reason
+                    wired.pop(fact.port_id, None)
+                case rpc.PortUnplugged():
+                    wired.pop(fact.port_id, None)
+                case rpc.NetworkReady():
+                    networks_ready[fact.network_id] = None
+                case rpc.RouterReady():
+                    routers_ready[fact.router_id] = None
+                case rpc.HostSynced():
+                    wired.update(dict.fromkeys(fact.wired))
+                    networks_ready.update(dict.fromkeys(fact.networks))
+                    routers_ready.update(dict.fromkeys(fact.routers))
+                    for failure in fact.failed:
+                        take(failure)
+                case rpc.NetworkFailed() | rpc.RouterFailed():
+                    self.log.warning("not realised", host=told.host, fact=str(fact))
+
+        for fact in told.facts:
+            take(fact)
+        for port_id in wired:
+            port = self.topology.ports.get(port_id)
+            if port is not None:
+                networks_ready[port.network_id] = None
+        fresh = [network_id for network_id in networks_ready if network_id not in self._dhcp_ready]
+        now = self.runtime.now_us()
+
+        async def body(tx: Transaction) -> None:
+            for port_id in wired:
+                await statuses.port_wired(tx, port_id, told.host, now)
+            for port_id, reason in failed.items():
+                await statuses.port_failed(tx, port_id, told.host, reason, now)
+            for network_id in fresh:
+                await statuses.dhcp_ready(tx, network_id, now)
+            for router_id in routers_ready:
+                await statuses.router_ready(tx, router_id, now)
+
+        if wired or failed or fresh or routers_ready:
+            await self.db.transact(body)
+        self._dhcp_ready.update(dict.fromkeys(n for n in fresh if n in self.topology.networks))
+        for port_id in (*wired, *failed):
+            port = self.topology.ports.get(port_id)
+            event = self._wiring.get(port.device_id) if port is not None else None
+            if event is not None:
+                event.set()
+
+    # ---- the contract
+
+    async def validate(
+        self, ctx: Context, networks: tuple[NicRequest, ...], auto: str, security_groups: tuple[str, ...], count: int
+    ) -> None:
+        await servers.validate(self.db, ctx, networks, auto, security_groups, count, self.settings["network_quotas"].quota_port)
+
+    async def allocate(self, ctx: Context, request: Allocate) -> tuple[Nic, ...]:
+        return await self._allocate(ctx, request, more=False)
+
+    async def attach(self, ctx: Context, request: Allocate) -> tuple[Nic, ...]:
+        return await self._allocate(ctx, request, more=True)
+
+    async def _allocate(self, ctx: Context, request: Allocate, *, more: bool) -> tuple[Nic, ...]:
+        async def body(w: Work) -> tuple[Nic, ...]:
+            found = await servers.allocate(w, request, more=more)
+            return (await servers.nics(w.tx, found, new=True)).get(request.server_id, ())
+
+        return await self.write(_as_user(ctx), body, notify=False)
+
+    async def wait_wired(self, ctx: Context, server_id: str, timeout_s: float) -> None:
+        until = self.runtime.monotonic() + timeout_s
+        event = self._wiring.setdefault(server_id, asyncio.Event())
+        try:
+            while True:
+                event.clear()
+                found = await servers.of(self.db, server_id)
+                failed = [port for port in found if port.wiring_error]
+                if failed:
+                    raise WiringFailed(server=server_id, reason=failed[0].wiring_error)
+                if all(port.status == "ACTIVE" or not port.admin_state_up for port in found):
+                    return
+                homeless = next((port for port in found if not port.host), None)
+                if homeless is not None:
+                    raise WiringFailed(server=server_id, reason=f"port {homeless.id}: {NO_HOST}")
+                left = until - self.runtime.monotonic()
+                if left <= 0:
+                    waiting = next(port for port in found if port.status != "ACTIVE")
+                    raise WiringFailed(
+                        server=server_id, reason=f"host {waiting.host} did not report port {waiting.id} within {timeout_s:g} s"
+                    )
+                await self._until_told(event, min(left, POLL_S))
+        finally:
+            if self._wiring.get(server_id) is event:
+                del self._wiring[server_id]
+
+    async def _until_told(self, event: asyncio.Event, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            return
+
+    async def release(self, ctx: Context, server_id: str) -> None:
+        await self.write(ctx, lambda w: servers.release(w, server_id), notify=False)
+
+    async def detach(self, ctx: Context, server_id: str, port_id: str) -> bool:
+        return await self.write(ctx, lambda w: servers.release(w, server_id, only=port_id)) > 0
+
+    async def rebind(self, ctx: Context, server_id: str, host: str) -> tuple[Nic, ...]:
+        async def body(w: Work) -> None:
+            for port in await servers.of(w.tx, server_id):
+                await servers.bind(w, port, host)
+
+        await self.write(ctx, body, notify=False)
+        return await self.nics(ctx, server_id)
+
+    async def nics(self, ctx: Context, server_id: str) -> tuple[Nic, ...]:
+        return (await servers.nics(self.db, await servers.of(self.db, server_id))).get(server_id, ())
+
+    async def nics_of(self, ctx: Context, server_ids: tuple[str, ...]) -> dict[str, tuple[Nic, ...]]:
+        found: list[Port] = []
+        for at in range(0, len(server_ids), 500):
+            found += await rows.ports.where(self.db, order=("nic_index", "created_at"), device_id=tuple(server_ids[at : at + 500]))
+        return await servers.nics(self.db, [port for port in found if port.is_guest])
+
+    async def server_of(
+        self, ctx: Context, *, ip: str, network_id: str | None = None, router_id: str | None = None
+    ) -> ServerOfAddress | None:
+        port = await servers.at_address(self.db, ip, network_id, router_id)
+        return ServerOfAddress(server_id=port.device_id, project_id=port.project_id) if port is not None else None
+
+    async def network_data(self, ctx: Context, server_id: str) -> dict[str, Any]:
+        return await servers.network_data(self.db, server_id)
+
+    async def server_security_groups(self, ctx: Context, server_id: str) -> tuple[dict[str, Any], ...]:
+        found = await servers.groups_of(self.db, server_id)
+        rules = await rows.security_group_rules.where(self.db, security_group_id=tuple(group.id for group in found))
+        return tuple(
+            {
+                "id": group.id,
+                "name": group.name,
+                "description": group.description,
+                "project_id": group.project_id,
+                "rules": tuple(msgspec.structs.asdict(rule) for rule in rules if rule.security_group_id == group.id),
+            }
+            for group in found
+        )
+
+    async def add_security_group(self, ctx: Context, server_id: str, name: str) -> None:
+        async def body(w: Work) -> None:
+            group_id = await self._group_id(w, ctx, name)
+            for port in await _ports_of(w, server_id):
+                if port.port_security_enabled and port.fixed_ips and group_id not in port.security_groups:
+                    await _set_groups(w, port, (*port.security_groups, group_id))
+
+        await self.write(ctx, body)
+
+    async def remove_security_group(self, ctx: Context, server_id: str, name: str) -> None:
+        async def body(w: Work) -> None:
+            group_id = await self._group_id(w, ctx, name)
+            found = [port for port in await _ports_of(w, server_id) if group_id in port.security_groups]
+            if not found:
+                raise ServerGroupNotFound(name=name, project=ctx.project_id)
+            for port in found:
+                await _set_groups(w, port, tuple(g for g in port.security_groups if g != group_id))
+
+        await self.write(ctx, body)
+
+    async def _group_id(self, w: Work, ctx: Context, name: str) -> str:
+        if name == "default":
+            return (await security_groups.default(w, ctx.project_id or "")).id
+        found = await servers.group_ids(w.tx, ctx.project_id or "", (name,))
+        return found[0] if found else fail(ServerGroupNotFound(name=name, project=ctx.project_id))
+
+    async def port_quota(self, project_id: str) -> int:
+        own = (await quota_store.of(self.db, project_id)).get("port", (0, None))[1]
+        return int(self.settings["network_quotas"].quota_port) if own is None else own
+
+
+def _as_user(ctx: Context) -> Context:
+    """The user's own rights: that a service acts for him does not make him more."""
+    return (
+        msgspec.structs.replace(ctx, roles=tuple(role for role in ctx.roles if role != "service"))
+        if ctx.service and not ctx.is_admin
+        else ctx
+    )
+
+
+async def _ports_of(w: Work, server_id: str) -> list[Port]:
+    return await servers.of(w.tx, server_id) or fail(ServerHasNoPorts(server=server_id))
+
+
+async def _set_groups(w: Work, port: Port, group_ids: tuple[str, ...]) -> None:
+    new = msgspec.structs.replace(port, security_groups=group_ids, updated_at=w.now, revision=port.revision + 1)
+    await ports.save(w, port, new)
+
+
+async def topology_of(db: Database) -> Topology:
+    """The topology that the rows say, from scratch."""
+    topology = Topology()
+    for host in await rows.hosts.where(db):
+        topology.put_host(host.host, host.vtep_ip)
+    for network in await rows.networks.where(db):
+        topology.put_network(network)
+    for subnet in await rows.subnets.where(db):
+        topology.put_subnet(subnet)
+    for rule in await rows.security_group_rules.where(db):
+        topology.put_rule(rule)
+    for port in await rows.ports.where(db):
+        topology.put_port(port)
+    for router in await rows.routers.where(db):
+        topology.put_router(router)
+    for floating_ip in await rows.floating_ips.where(db):
+        topology.put_floating_ip(floating_ip)
+    return topology
