@@ -93,6 +93,17 @@ def test_ephemeral_forgets_everything(kilonova: Command) -> None:
     assert not state.exists() and list(kilonova.runtime_dir.iterdir()) == []
 
 
+def test_detached_cloud_lives_though_nobody_reads(kilonova: Command, tmp_path: Path) -> None:
+    process = kilonova.popen(
+        "up", "--detach", "--state", str(tmp_path / "s"), "--services", "identity", "--port-offset", str(kilonova.offset)
+    )
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.wait(30) == 0, process.stderr.read()
+    process.stderr.close()
+    assert kilonova("status", "--state", str(tmp_path / "s")).returncode == 0
+
+
 def test_foreground_ends_in_order_at_sigint(kilonova: Command, tmp_path: Path) -> None:
     process = kilonova.popen("up", "--ephemeral", "--services", "identity", "--port-offset", str(kilonova.offset))
     assert process.stdout and process.stderr

@@ -7,9 +7,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-import click
-
 from kilonova.cli.failure import Failure
+from kilonova.cli.output import show_line
 
 REPORT = "KILONOVA_UP_REPORT"
 """Tells the new process where to report, and when we began: "<descriptor>:<seconds of the monotonic clock>"."""
@@ -32,7 +31,7 @@ def start(environment: Mapping[str, str], started: float) -> None:
             for line in pipe:
                 kind, value = json.loads(line)
                 if kind == "line":
-                    click.echo(value)
+                    show_line(value)
                 elif kind == "ready":
                     return
                 else:

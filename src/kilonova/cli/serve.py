@@ -7,7 +7,8 @@ import time
 import click
 
 from kilonova.cli.choices import Choices
-from kilonova.cli.up import MALLOC, Show, foreground, print_line
+from kilonova.cli.output import show_line
+from kilonova.cli.up import MALLOC, Show, foreground
 
 
 @click.command("serve")
@@ -22,4 +23,4 @@ def command(roles: tuple[str, ...], config_files: tuple[str, ...], state: str | 
     if not all(name in os.environ for name in MALLOC):
         os.execve(sys.executable, [sys.executable, "-P", "-m", "kilonova", *sys.argv[1:]], {**MALLOC, **os.environ})
     choices = Choices(state=state, services=roles, config=tuple(os.path.abspath(name) for name in config_files))
-    foreground(choices, Show(print_line, time.monotonic()))
+    foreground(choices, Show(show_line, time.monotonic()))

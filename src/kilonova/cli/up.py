@@ -1,5 +1,6 @@
 """kilonova up: a whole cloud in this process, or in one of its own."""
 
+import contextlib
 import gc
 import json
 import os
@@ -16,6 +17,7 @@ import click
 from kilonova.cli import detach, forget
 from kilonova.cli.choices import Choices
 from kilonova.cli.failure import Failure
+from kilonova.cli.output import show_line
 from kilonova.cli.state import StateDir, default_path, prepare, prepare_ephemeral
 
 MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -88,12 +90,8 @@ def command(
     if not all(name in os.environ for name in MALLOC) and sys.platform == "linux":
         environment = {**os.environ, **{name: os.environ.get(name, value) for name, value in MALLOC.items()}}
         os.execve(sys.executable, [sys.executable, "-P", "-m", "kilonova", *sys.argv[1:]], environment)
-    show = Show(print_line, started)
+    show = Show(show_line, started)
     foreground(choices, show)
-
-
-def print_line(line: str) -> None:
-    print(line, flush=True)
 
 
 class Show:
@@ -202,7 +200,8 @@ def background(choices: Choices, report: str) -> None:
         def ready(self, state: StateDir, warnings: Sequence[str], urls: Mapping[str, str]) -> None:
             super().ready(state, warnings, urls)
             tell("ready", str(state.path))
-            pipe.close()
+            with contextlib.suppress(OSError):
+                pipe.close()
 
     try:
         foreground(choices, Told(lambda line: tell("line", line), float(started)), silence=True)
