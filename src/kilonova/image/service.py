@@ -144,7 +144,7 @@ class ImageService:
         return _info(image)
 
     async def list(self, ctx: Context, filters: ImageFilters) -> "list[ImageInfo]":
-        return [_info(image) for image in await images.page(self.db, ctx, self._query(filters))]
+        return [_info(image_rows.image_of(row)) for row in await images.page(self.db, ctx, self._query(filters))]
 
     def _query(self, filters: ImageFilters) -> ListQuery:
         defaults = self.settings["DEFAULT"]

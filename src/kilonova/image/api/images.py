@@ -8,7 +8,6 @@ from kilonova.core.http import Reply, Request
 from kilonova.image.api import bodies, patches, queries, views
 from kilonova.image.contract import NewImage
 from kilonova.image.domain import access, images
-from kilonova.image.model import Image
 from kilonova.image.service import ImageService
 
 IMPORT_METHODS = ("glance-direct",)
@@ -35,16 +34,16 @@ async def list(c: ImageService, ctx: Context, req: Request) -> Any:
     query = queries.parsed(req, settings.limit_param_default, settings.api_limit_max)
     found = await images.page(c.db, ctx, query)
     store = c.backend
-    out = {"images": [views.image(image, store) for image in found], "first": _link(req, None), "schema": "/v2/schemas/images"}
+    out = {"images": [views.row(row, store) for row in found], "first": _link(req, None), "schema": "/v2/schemas/images"}
     if found and len(found) == query.limit:
-        out["next"] = _link(req, found[-1])
+        out["next"] = _link(req, found[-1][0])
     return out
 
 
-def _link(req: Request, marker: Image | None) -> str:
+def _link(req: Request, marker: str | None) -> str:
     fields = [(name, value) for name, value in req.query if name != "marker"]
     if marker is not None:
-        fields.append(("marker", marker.id))
+        fields.append(("marker", marker))
     return "/v2/images" + ("?" + urllib.parse.urlencode(fields) if fields else "")
 
 

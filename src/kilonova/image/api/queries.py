@@ -20,7 +20,7 @@ MAX_INTEGER = 2**63 - 1
 def parsed(req: Request, default_limit: int, most: int) -> ListQuery:
     """Raises BadRequest naming the parameter."""
     equal: dict[str, Any] = {}
-    among: list[tuple[str, tuple[str, ...]]] = []
+    among: dict[str, tuple[str, ...]] = {}
     moments: list[tuple[str, str, int]] = []
     properties: dict[str, str] = {}
     tags: list[str] = []
@@ -33,7 +33,7 @@ def parsed(req: Request, default_limit: int, most: int) -> ListQuery:
         if name == "tag":
             tags.append(value)
         elif name in IN_KEYS:
-            among.append((name, _alternatives(name, value)))
+            among[name] = _alternatives(name, value)
         elif name in TEXTS:
             equal[name] = value
         elif name in INTEGERS:
@@ -55,7 +55,7 @@ def parsed(req: Request, default_limit: int, most: int) -> ListQuery:
         equal["protected"] = known.pop("protected")
     return ListQuery(
         equal=tuple(equal.items()),
-        among=tuple(among),
+        among=tuple(among.items()),
         times=tuple(moments),
         tags=tuple(dict.fromkeys(tags)),
         properties=tuple(properties.items()),

@@ -2,39 +2,50 @@
 
 from typing import Any
 
+import msgspec
+
 from kilonova.core import times
 from kilonova.image.model import Image, Member, Task
 
 
 def image(each: Image, store: str) -> dict[str, Any]:
-    """Custom properties come first: one that has the name of an attribute never hides it."""
-    path = "/v2/images/" + each.id
+    return row(msgspec.structs.astuple(each), store)
+
+
+def row(fields: tuple[Any, ...], store: str) -> dict[str, Any]:
+    """An image from its fields, in the order of the struct. Custom properties come first: one that has the name of an attribute never
+    hides it."""
+    (
+        ident, name, status, visibility, owner, disk_format, container_format, size, virtual_size, checksum, algorithm, digest,
+        min_disk, min_ram, protected, hidden, tags, properties, created_at, updated_at, _, _, _,
+    ) = fields  # fmt: skip
+    path = "/v2/images/" + ident
     out: dict[str, Any] = {
-        **each.properties,
-        "name": each.name,
-        "disk_format": each.disk_format,
-        "container_format": each.container_format,
-        "visibility": each.visibility,
-        "size": each.size,
-        "virtual_size": each.virtual_size,
-        "status": each.status,
-        "checksum": each.checksum,
-        "protected": each.protected,
-        "min_ram": each.min_ram,
-        "min_disk": each.min_disk,
-        "owner": each.owner,
-        "os_hidden": each.os_hidden,
-        "os_hash_algo": each.os_hash_algo,
-        "os_hash_value": each.os_hash_value,
-        "id": each.id,
-        "created_at": times.iso(each.created_at),
-        "updated_at": times.iso(each.updated_at),
-        "tags": each.tags,
+        **properties,
+        "name": name,
+        "disk_format": disk_format,
+        "container_format": container_format,
+        "visibility": visibility,
+        "size": size,
+        "virtual_size": virtual_size,
+        "status": status,
+        "checksum": checksum,
+        "protected": protected,
+        "min_ram": min_ram,
+        "min_disk": min_disk,
+        "owner": owner,
+        "os_hidden": hidden,
+        "os_hash_algo": algorithm,
+        "os_hash_value": digest,
+        "id": ident,
+        "created_at": times.iso(created_at),
+        "updated_at": times.iso(updated_at),
+        "tags": tags,
         "self": path,
         "file": path + "/file",
         "schema": "/v2/schemas/image",
     }
-    if each.status == "active":
+    if status == "active":
         out["stores"] = store
     return out
 

@@ -117,8 +117,8 @@ async def change(
     raise Busy(image=image.id)
 
 
-async def page(reader: Reader, ctx: Context, query: ListQuery) -> list[Image]:
-    """Raises BadRequest when the marker is not an image that the caller sees."""
+async def page(reader: Reader, ctx: Context, query: ListQuery) -> list[images.Row]:
+    """Rows for images.image_of. Raises BadRequest when the marker is not an image that the caller sees."""
     if query.limit == 0:
         return []
     marker = None

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.core.db import Duplicate, Reader, Transaction, inserted, prepared
+from kilonova.core.db import Duplicate, Prepared, Reader, Transaction, inserted, prepared
 from kilonova.image.model import Content, Image, ListQuery
 from kilonova.image.states import IMAGE
 from kilonova.image.store.tables import graves, images, members, properties, tags
@@ -14,6 +14,7 @@ from kilonova.image.store.tables import graves, images, members, properties, tag
 _FIELDS = Image.__struct_fields__
 _COLUMNS = [images.c[name] for name in _FIELDS]
 _bind = sa.bindparam
+Row = tuple[Any, ...]
 
 _INSERT = inserted(images)
 _BURIED = prepared(sa.select(graves.c.image_id).where(graves.c.image_id == _bind("id")))
@@ -103,19 +104,20 @@ _USED = prepared(
 )
 
 
-def _image(row: Sequence[Any]) -> Image:
+def image_of(row: Sequence[Any]) -> Image:
+    """A row has the fields of an Image, in their order."""
     return Image(**dict(zip(_FIELDS, row, strict=True)))
 
 
 async def get(reader: Reader, image_id: str) -> Image | None:
     row = await reader.one(_GET, {"id": image_id})
-    return _image(row) if row else None
+    return image_of(row) if row else None
 
 
 async def get_for(reader: Reader, image_id: str, project_id: str | None) -> tuple[Image, str | None] | None:
     """The image, and the status of its membership for a project (None: no member)."""
     row = await reader.one(_GET_FOR, {"id": image_id, "member": project_id or ""})
-    return (_image(row[:-1]), row[-1]) if row else None
+    return (image_of(row[:-1]), row[-1]) if row else None
 
 
 async def _index(tx: Transaction, image: Image) -> None:
@@ -193,7 +195,7 @@ async def move(tx: Transaction, verb: str, image_id: str, now: int) -> bool:
 
 async def unfinished(reader: Reader) -> list[Image]:
     """Images with an upload or import under way."""
-    return [_image(row) for row in await reader.all(_UNFINISHED)]
+    return [image_of(row) for row in await reader.all(_UNFINISHED)]
 
 
 async def statuses(reader: Reader, ids: Sequence[str]) -> dict[str, tuple[str, bool]]:
@@ -207,55 +209,105 @@ async def used_bytes(reader: Reader, owner: str) -> int:
 
 
 # ---- lists
+#
+# Compiling a list's statement costs more than running it, so statements are kept by their shape: everything of a query but its values.
 
 _SECOND = 1_000_000
 _EMPTY: Mapping[str, Any] = {"name": "", "disk_format": "", "container_format": "", "size": -1}
+_KEPT = 500
+_pages: dict[tuple[Any, ...], Prepared] = {}
 
 
-def _visible(project_id: str | None, admin: bool, query: ListQuery) -> list[Any]:
+def _shape(query: ListQuery, scoped: bool, admin: bool, marker: bool) -> tuple[Any, ...]:
+    return (
+        tuple(name for name, _ in query.equal),
+        tuple((name, len(values) == 1) for name, values in query.among),
+        tuple((name, op) for name, op, _ in query.times),
+        query.size_min is None,
+        query.size_max is None,
+        len(query.tags),
+        len(query.properties),
+        query.visibility,
+        query.member_status,
+        query.hidden,
+        query.sort,
+        query.limit is None,
+        scoped,
+        admin,
+        marker,
+    )
+
+
+def _values(query: ListQuery, project_id: str | None, marker: Image | None) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "project": project_id or "",
+        "member_status": query.member_status,
+        "size_min": query.size_min,
+        "size_max": query.size_max,
+        "limit": query.limit,
+    }
+    out.update((f"equal_{name}", value) for name, value in query.equal)
+    out.update((f"among_{name}", values[0] if len(values) == 1 else list(values)) for name, values in query.among)
+    for i, (_, _, second) in enumerate(query.times):
+        out[f"from_{i}"], out[f"to_{i}"] = second, second + _SECOND
+    out.update((f"tag_{i}", tag) for i, tag in enumerate(query.tags))
+    for i, (name, value) in enumerate(query.properties):
+        out[f"property_{i}"], out[f"value_{i}"] = name, value
+    if marker is not None:
+        for name, _ in query.sort:
+            value = getattr(marker, name)
+            out[f"marker_{name}"] = _EMPTY[name] if value is None else value
+    return out
+
+
+def _visible(scoped: bool, admin: bool, query: ListQuery) -> list[Any]:
     c = images.c
-    own = c.owner == project_id if project_id else sa.false()
-    accepted = members.c.status == query.member_status if query.member_status != "all" else sa.true()
+    project = _bind("project", type_=sa.String)
+    own = c.owner == project if scoped else sa.false()
+    accepted = members.c.status == _bind("member_status") if query.member_status != "all" else sa.true()
     shared = sa.and_(
-        c.visibility == "shared",
-        c.id.in_(sa.select(members.c.image_id).where(members.c.member_id == (project_id or ""), accepted).scalar_subquery()),
+        c.visibility == "shared", c.id.in_(sa.select(members.c.image_id).where(members.c.member_id == project, accepted).scalar_subquery())
     )
     wanted = query.visibility
     conditions: list[Any] = [c.visibility == wanted] if wanted not in (None, "all") else []
-    if not admin:
-        conditions.append(sa.or_(own, c.visibility.in_(("public", "community")), shared))
     if wanted is None:
-        conditions.append(sa.or_(own, c.visibility != "community"))
+        conditions.append(c.visibility != "community" if admin and not scoped else sa.or_(own, c.visibility != "community"))
+    if not admin:
+        public = c.visibility == "public" if wanted is None else c.visibility.in_(("public", "community"))
+        conditions.append(sa.or_(own, public, shared) if scoped else public)
     return conditions
 
 
-def _moment(column: Any, op: str, second: int) -> Any:
+def _moment(column: Any, op: str, i: int) -> Any:
     """Clients see whole seconds, so a second is compared as the interval that it is."""
-    after = second + _SECOND
+    first: Any = _bind(f"from_{i}")
+    after: Any = _bind(f"to_{i}")
     return {
         "gt": column >= after,
-        "gte": column >= second,
-        "lt": column < second,
+        "gte": column >= first,
+        "lt": column < first,
         "lte": column < after,
-        "eq": sa.and_(column >= second, column < after),
-        "neq": sa.or_(column < second, column >= after),
+        "eq": sa.and_(column >= first, column < after),
+        "neq": sa.or_(column < first, column >= after),
     }[op]
 
 
 def _conditions(query: ListQuery) -> list[Any]:
-    c = images.c
-    out: list[Any] = [c[name] == value for name, value in query.equal]
-    out += [c[name].in_(values) for name, values in query.among]
-    out += [_moment(c[name], op, second) for name, op, second in query.times]
+    c, p = images.c, properties.c
+    out: list[Any] = [c[name] == _bind(f"equal_{name}") for name, _ in query.equal]
+    for name, values in query.among:
+        key = f"among_{name}"
+        out.append(c[name] == _bind(key) if len(values) == 1 else c[name].in_(_bind(key, expanding=True)))
+    out += [_moment(c[name], op, i) for i, (name, op, _) in enumerate(query.times)]
     if query.size_min is not None:
-        out.append(c.size >= query.size_min)
+        out.append(c.size >= _bind("size_min"))
     if query.size_max is not None:
-        out.append(c.size <= query.size_max)
+        out.append(c.size <= _bind("size_max"))
     if query.hidden is not None:
         out.append(c.os_hidden.is_(query.hidden))
-    out += [sa.exists().where(tags.c.image_id == c.id, tags.c.value == tag) for tag in query.tags]
-    p = properties.c
-    out += [sa.exists().where(p.image_id == c.id, p.name == name, p.value == value) for name, value in query.properties]
+    out += [sa.exists().where(tags.c.image_id == c.id, tags.c.value == _bind(f"tag_{i}")) for i in range(len(query.tags))]
+    for i in range(len(query.properties)):
+        out.append(sa.exists().where(p.image_id == c.id, p.name == _bind(f"property_{i}"), p.value == _bind(f"value_{i}")))
     return out
 
 
@@ -263,25 +315,35 @@ def _sortable(name: str) -> Any:
     return sa.func.coalesce(images.c[name], _EMPTY[name]) if name in _EMPTY else images.c[name]
 
 
-def _after(sort: Sequence[tuple[str, str]], marker: Image) -> Any:
+def _after(sort: Sequence[tuple[str, str]]) -> Any:
     """Rows behind the marker: (a > x) or (a = x and b > y) or …"""
     options: list[Any] = []
     same: list[Any] = []
     for name, direction in sort:
-        value = getattr(marker, name)
-        value = _EMPTY[name] if value is None else value
-        column = _sortable(name)
+        column, value = _sortable(name), _bind(f"marker_{name}", type_=images.c[name].type)
         options.append(sa.and_(*same, column > value if direction == "asc" else column < value))
         same.append(column == value)
     return sa.or_(*options)
 
 
-async def page(reader: Reader, query: ListQuery, project_id: str | None, admin: bool, marker: Image | None) -> list[Image]:
-    conditions = [*_visible(project_id, admin, query), *_conditions(query)]
-    if marker is not None:
-        conditions.append(_after(query.sort, marker))
+def _page(query: ListQuery, scoped: bool, admin: bool, marker: bool) -> Prepared:
+    conditions = [*_visible(scoped, admin, query), *_conditions(query)]
+    if marker:
+        conditions.append(_after(query.sort))
     order = [_sortable(name).asc() if direction == "asc" else _sortable(name).desc() for name, direction in query.sort]
     statement = sa.select(*_COLUMNS).where(*conditions).order_by(*order)
     if query.limit is not None:
-        statement = statement.limit(query.limit)
-    return [Image(**dict(zip(_FIELDS, row, strict=True))) for row in await reader.all(statement)]
+        statement = statement.limit(_bind("limit", type_=sa.Integer))
+    return prepared(statement)
+
+
+async def page(reader: Reader, query: ListQuery, project_id: str | None, admin: bool, marker: Image | None) -> list[Row]:
+    """Rows for `image_of`: a long list is shown without making structs of them."""
+    scoped = project_id is not None
+    shape = _shape(query, scoped, admin, marker is not None)
+    statement = _pages.get(shape)
+    if statement is None:
+        if len(_pages) >= _KEPT:
+            _pages.clear()
+        statement = _pages[shape] = _page(query, scoped, admin, marker is not None)
+    return await reader.all(statement, _values(query, project_id, marker))

@@ -34,11 +34,12 @@ images = sa.Table(
     sa.Column("os_hidden", sa.Boolean, nullable=False),
     sa.Column("tags", Json(tuple[str, ...]), nullable=False),
     sa.Column("properties", Json(dict[str, str]), nullable=False),
-    sa.Column("created_at", sa.BigInteger, nullable=False, index=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("upload", ID, nullable=False),
     sa.Column("staged", Json(Content)),
+    sa.Index("images_newest", "created_at", "id"),
 )
 tags = sa.Table(
     "image_tags",
