@@ -2,6 +2,7 @@
 
 import re
 
+from kilonova.compute.api import queries
 from kilonova.compute.api.versions import MICROVERSIONS
 from kilonova.compute.envelope import ComputeEnvelope
 from kilonova.compute.policies import RULES
@@ -39,6 +40,11 @@ def own_project(request: Request) -> None:
             )
 
 
+def check(request: Request) -> None:
+    own_project(request)
+    queries.check(request)
+
+
 def edge(
     c: ComputeService, *, authenticate: Authenticate, policy: Policy | None = None, identity_url: str = "", public_url: str = ""
 ) -> Edge:
@@ -56,5 +62,5 @@ def edge(
         public_url=public_url,
         mount=mount,
         id_headers=("x-openstack-request-id", "x-compute-request-id"),
-        check=own_project,
+        check=check,
     )

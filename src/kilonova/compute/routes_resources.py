@@ -34,7 +34,7 @@ from kilonova.core.routing import ANY_TOKEN, Route
 
 _NONE = queries.NONE
 _P = "os_compute_api:"
-_Q, _X = _P + "os-quota-sets:", _P + "os-flavor-extra-specs:"
+_A, _Q, _X = _P + "os-flavor-access:", _P + "os-quota-sets:", _P + "os-flavor-extra-specs:"
 
 
 def _action(name: str, handler: Any, policy: str, body: Any) -> Route:
@@ -59,11 +59,11 @@ RESOURCE_ROUTES: tuple[Route, ...] = (
     Route("DELETE", "/flavors/{flavor_id}", flavors.delete, _P + "os-flavor-manage:delete"),
     Route("GET", "/flavors/{flavor_id}/os-flavor-access", flavor_access.list, _P + "os-flavor-access", query=_NONE),
     Route(
-        "POST", "/flavors/{flavor_id}/action", flavor_access.add, _P + "os-flavor-access:add_tenant_access", body=flavor_access.Add,
+        "POST", "/flavors/{flavor_id}/action", flavor_access.add, _A + "add_tenant_access", body=flavor_access.Add,
         action="addTenantAccess",
     ),
     Route(
-        "POST", "/flavors/{flavor_id}/action", flavor_access.remove, _P + "os-flavor-access:remove_tenant_access", body=flavor_access.Remove,
+        "POST", "/flavors/{flavor_id}/action", flavor_access.remove, _A + "remove_tenant_access", body=flavor_access.Remove,
         action="removeTenantAccess",
     ),
     Route("GET", "/flavors/{flavor_id}/os-extra_specs", extra_specs.list, _X + "index", query=_NONE),

@@ -38,7 +38,7 @@ class FakeNetwork:
                 mac=f"fa:16:3e:00:{self.count >> 8 & 255:02x}:{self.count & 255:02x}",
                 device_name=f"tap{self.count:08x}",
                 mtu=1450,
-                fixed_ips=(FixedIp(ip=f"10.0.{self.count >> 8 & 255}.{self.count & 255}", subnet_id="s1", version=4),),
+                fixed_ips=(FixedIp(ip=f"10.0.{self.count >> 8 & 255}.{self.count & 255}", subnet_id="f8a6e8f8-c2ec-497c-9f23-da9616de54ef", version=4),),
             )
             self.ports[request.server_id] = (nic,)
         return self.ports[request.server_id]
