@@ -26,7 +26,6 @@ import uvloop
 
 from kilonova.core import config
 from kilonova.core.db import SQLite
-from kilonova.core.edge import Edge
 from kilonova.core.log import Log, Sink
 from kilonova.core.policy import Policy
 from kilonova.core.runtime import Runtime
@@ -34,11 +33,9 @@ from kilonova.core.server import HttpServer, bind
 from kilonova.core.tasks import Tasks
 from kilonova.image import drivers
 from kilonova.image.config import OPTIONS
-from kilonova.image.envelope import ImageEnvelope
+from kilonova.image.edge import edge
 from kilonova.image.policies import RULES
-from kilonova.image.routes import ROUTES
 from kilonova.image.service import ImageService
-from kilonova.image.versions import mount
 from kilonova.testing.tokens import FakeTokens
 
 MIB = 1 << 20
@@ -96,17 +93,7 @@ async def kilonova(folder: Path, runtime: Runtime, log: Log) -> Any:
     data = drivers.load("file", str(folder / "images"))
     service = ImageService(db=db, runtime=runtime, log=log, settings=settings, policy=policy, data=data)
     await service.start()
-    return Edge(
-        name="image",
-        service=service,
-        routes=ROUTES,
-        envelope=ImageEnvelope(),
-        runtime=runtime,
-        log=log,
-        policy=policy,
-        authenticate=FakeTokens().authenticate,
-        mount=mount,
-    )
+    return edge(service, authenticate=FakeTokens().authenticate)
 
 
 async def serve(kind: str, folder: Path) -> None:

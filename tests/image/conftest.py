@@ -11,18 +11,15 @@ import pytest
 
 from kilonova.core import config as config_module
 from kilonova.core.db import SQLite
-from kilonova.core.edge import Edge
 from kilonova.core.log import Log, Sink
 from kilonova.core.policy import Policy
 from kilonova.core.runtime import Runtime
 from kilonova.image import drivers
 from kilonova.image.config import OPTIONS
 from kilonova.image.drivers import Store
-from kilonova.image.envelope import ImageEnvelope
+from kilonova.image.edge import edge
 from kilonova.image.policies import RULES
-from kilonova.image.routes import ROUTES
 from kilonova.image.service import ImageService
-from kilonova.image.versions import mount
 from kilonova.testing.asgi import Client, Response
 from kilonova.testing.tokens import FakeTokens
 
@@ -45,17 +42,7 @@ class World:
         log = Log("image", Sink(self.log))
         self.service = ImageService(db=self.db, runtime=self.runtime, log=log, settings=settings, policy=self.policy, data=self.store)
         self.tokens = FakeTokens()
-        self.edge = Edge(
-            name="image",
-            service=self.service,
-            routes=ROUTES,
-            envelope=ImageEnvelope(),
-            runtime=self.runtime,
-            log=log,
-            policy=self.policy,
-            authenticate=self.tokens.authenticate,
-            mount=mount,
-        )
+        self.edge = edge(self.service, authenticate=self.tokens.authenticate)
         self.anonymous = Client(self.edge)
         self.admin = self.client("admin:p1")
         self.member = self.client("member:p1")
