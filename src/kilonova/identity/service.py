@@ -49,6 +49,7 @@ class IdentityService:
         self.codec: tokens.TokenCodec | None = None
         self._key_numbers: list[int] = []
         self._revision = -1
+        self._stamp: int | None = None
         self._cache: dict[bytes, Validated] = {}
         self.documents: dict[tuple[str, bool], bytes] = {}
         """Encoded token documents by (audit id, with catalog), as good as the revision."""
@@ -105,7 +106,11 @@ class IdentityService:
 
     async def _fresh(self) -> int:
         """Drop what was cached for an older revision."""
+        stamp = self.db.stamp()
+        if stamp is not None and stamp == self._stamp:
+            return self._revision
         now = await revisions.current(self.db)
+        self._stamp = stamp
         if now != self._revision:
             self._cache.clear()
             self.documents.clear()

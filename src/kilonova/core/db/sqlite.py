@@ -92,6 +92,7 @@ class SQLite:
         self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
         self._scheduled = False
         self._closed = False
+        self._commits = 0
 
     def _open(self, synchronous: str) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=5)
@@ -114,6 +115,9 @@ class SQLite:
 
     def now_us(self) -> int:
         return self.runtime.now_us()
+
+    def stamp(self) -> int | None:
+        return self._commits
 
     async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
         return await self._reader.all(statement, parameters)
@@ -194,6 +198,7 @@ class SQLite:
         try:
             self.runtime.point("commit")
             self._writer_connection.execute("COMMIT")
+            self._commits += 1
             self.runtime.point("committed")
         except sqlite3.Error as error:
             if self._writer_connection.in_transaction:
