@@ -86,7 +86,8 @@ def test_disks_get_names_of_their_buses() -> None:
 
 @pytest.mark.parametrize(
     "properties",
-    [{"hw_disk_bus": "floppy"}, {"hw_cdrom_bus": "ide"}, {"hw_disk_bus": "ide"}, {"hw_machine_type": "microvm"}, {"hw_machine_type": "q35'/><x"}],
+    [{"hw_disk_bus": "floppy"}, {"hw_cdrom_bus": "ide"}, {"hw_disk_bus": "ide"}, {"hw_machine_type": "microvm"},
+     {"hw_machine_type": "q35'/><x"}],
 )
 def test_properties_that_do_not_fit(properties: dict[str, str]) -> None:
     with pytest.raises(DriverError) as caught:
@@ -113,7 +114,8 @@ def test_pc_and_windows() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"server_id": "../../etc"}, {"server_id": ID.upper().replace("0", "A")}, {"name": "a/b"}, {"name": ""}, {"vcpus": 0}, {"ram_mb": -1},
+        {"server_id": "../../etc"}, {"server_id": ID.upper().replace("0", "A")}, {"name": "a/b"}, {"name": ""}, {"vcpus": 0},
+        {"ram_mb": -1},
         {"root_gb": -1}, {"nics": (NicSpec(port_id="p", mac="'/><x>", device_name="tap1"),)},
         {"nics": (NicSpec(port_id="p", mac="fa:16:3e:00:00:01", device_name="a b"),)},
     ],
@@ -205,7 +207,8 @@ def test_root_size() -> None:
     assert _root_bytes(spec(root_gb=3), base) == 3 * GIB
     assert _root_bytes(spec(root_gb=0), base) == 2 * GIB
     assert _root_bytes(spec(root_gb=0), None) == GIB
-    with pytest.raises(DriverError, match=r"Flavor's disk is too small for requested image\. Flavor disk is 1073741824 bytes, image is 2147483648"):
+    words = r"Flavor's disk is too small for requested image\. Flavor disk is 1073741824 bytes, image is 2147483648 bytes"
+    with pytest.raises(DriverError, match=words):
         _root_bytes(spec(root_gb=1), base)
 
 
@@ -274,7 +277,8 @@ class Cache:
 
 
 def hashed(image_id: str, data: bytes, disk_format: str = "raw", **changes: Any) -> ImageSpec:
-    image = ImageSpec(id=image_id, disk_format=disk_format, size=len(data), os_hash_algo="sha512", os_hash_value=hashlib.sha512(data).hexdigest())
+    digest = hashlib.sha512(data).hexdigest()
+    image = ImageSpec(id=image_id, disk_format=disk_format, size=len(data), os_hash_algo="sha512", os_hash_value=digest)
     return replace(image, **changes)
 
 
@@ -369,21 +373,26 @@ def test_12_unused_bases_are_evicted(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def convert(source_format: str, target_format: str, source: Path, target: Path, *options: str) -> None:
+    subprocess.run(["qemu-img", "convert", "-f", source_format, "-O", target_format, *options, str(source), str(target)], check=True)
+
+
 @needs_qemu_img
 @pytest.mark.parametrize(("declared", "kind", "options"), [
     ("vmdk", "vmdk", ["-o", "subformat=streamOptimized"]), ("vhd", "vpc", []), ("vhdx", "vhdx", []), ("vdi", "vdi", []),
 ])  # fmt: skip
 def test_other_formats_are_converted(tmp_path: Path, declared: str, kind: str, options: list[str]) -> None:
+    (tmp_path / "raw").write_bytes(b"hello".ljust(1 << 20, b"\0"))
+    convert("raw", kind, tmp_path / "raw", tmp_path / "other", *options)
+    data = (tmp_path / "other").read_bytes()
+
     async def main() -> None:
-        (tmp_path / "raw").write_bytes(b"hello".ljust(1 << 20, b"\0"))
-        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", kind, *options, str(tmp_path / "raw"), str(tmp_path / "other")], check=True)
-        data = (tmp_path / "other").read_bytes()
         c = Cache(tmp_path, {"a": data})
         base = await c.get(hashed("a", data, declared))
         assert base.format == "qcow2" and base.virtual_size >= 1 << 20 and c.names() == [base.name]
         assert await Cache(tmp_path, {}).get(hashed("a", data, declared)) == base
         flat = tmp_path / "flat"
-        subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(c.cache.folder / base.name), str(flat)], check=True)
+        convert("qcow2", "raw", c.cache.folder / base.name, flat)
         assert flat.read_bytes()[:1 << 20] == (tmp_path / "raw").read_bytes()
 
     asyncio.run(main())
@@ -397,7 +406,8 @@ def test_console_tail(tmp_path: Path) -> None:
     (tmp_path / console.LOG).write_bytes(b"one\ntwo \xff\x00\nthree\n")
     assert console.read_tail(tmp_path, None) == "one\ntwo \ufffd\x00\nthree\n"
     assert console.read_tail(tmp_path, 1) == "three\n" and console.read_tail(tmp_path, 0) == ""
-    assert console.read_tail(tmp_path, 2) == "two \ufffd\x00\nthree\n" and console.read_tail(tmp_path, 99) == console.read_tail(tmp_path, -1)
+    assert console.read_tail(tmp_path, 2) == "two \ufffd\x00\nthree\n"
+    assert console.read_tail(tmp_path, 99) == console.read_tail(tmp_path, -1)
     (tmp_path / console.LOG).write_bytes(b"a" * 200_000)
     assert len(console.read_tail(tmp_path, None)) == 100 << 10
 

@@ -29,13 +29,13 @@ def refused(data: bytes, word: str) -> None:
 
 
 def qcow2(
-    *, version: int = 3, backing_at: int = 0, virtual: int = GIB, crypt: int = 0, l1: int | None = None, l1_at: int = 0x30000, snapshots: int = 0,
-    incompatible: int = 0, extensions: bytes = b"", cluster_bits: int = 16, header_bytes: int = 104, end: bool = True, refcount_clusters: int = 1,
+    *, version: int = 3, backing_at: int = 0, virtual: int = GIB, crypt: int = 0, l1: int | None = None, l1_at: int = 0x30000,
+    snapshots: int = 0, incompatible: int = 0, extensions: bytes = b"", cluster_bits: int = 16, header_bytes: int = 104, end: bool = True, refcount_clusters: int = 1,
 ) -> bytes:  # fmt: skip
     l1_entries = -(-virtual // (512 * MIB)) if l1 is None else l1
     fixed = struct.pack(
-        ">4sIQIIQIIQQIIQ", b"QFI\xfb", version, backing_at, 11 if backing_at else 0, cluster_bits, virtual, crypt, l1_entries, l1_at, 0x10000,
-        refcount_clusters, snapshots, 0x1000 if snapshots else 0,
+        ">4sIQIIQIIQQIIQ", b"QFI\xfb", version, backing_at, 11 if backing_at else 0, cluster_bits, virtual, crypt, l1_entries, l1_at,
+        0x10000, refcount_clusters, snapshots, 0x1000 if snapshots else 0,
     )  # fmt: skip
     more = struct.pack(">QQQII", incompatible, 0, 0, 4, header_bytes) if version == 3 else b""
     data = fixed + more + extensions + (struct.pack(">II", 0, 0) if end else b"")
@@ -65,7 +65,8 @@ def vmdk_header(capacity: int, directory_at: int) -> bytes:
 
 
 def vhd_footer(kind: int, size: int, data_at: int = 0xFFFFFFFFFFFFFFFF) -> bytes:
-    return (b"conectix" + struct.pack(">IIQI4sI4sQQHBBI", 2, 0x10000, data_at, 0, b"qemu", 0, b"Wi2k", size, size, 0, 0, 0, kind)).ljust(512, b"\0")
+    fields = struct.pack(">IIQI4sI4sQQHBBI", 2, 0x10000, data_at, 0, b"qemu", 0, b"Wi2k", size, size, 0, 0, 0, kind)
+    return (b"conectix" + fields).ljust(512, b"\0")
 
 
 def vhd_dynamic(kind: int = 3, size: int = 64 * MIB, entries: int = 32) -> bytes:
@@ -75,7 +76,8 @@ def vhd_dynamic(kind: int = 3, size: int = 64 * MIB, entries: int = 32) -> bytes
 
 
 def vhdx(flags: int = 0, size: int = 5 * GIB, metadata_at: int = 2 * MIB) -> bytes:
-    region = b"regi" + struct.pack("<III", 0, 1, 0) + uuid.UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e").bytes_le + struct.pack("<QII", metadata_at, MIB, 1)
+    region = b"regi" + struct.pack("<III", 0, 1, 0) + uuid.UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e").bytes_le
+    region += struct.pack("<QII", metadata_at, MIB, 1)
     data = bytearray(4 * MIB)
     data[:8] = b"vhdxfile"
     data[196608:196608 + len(region)] = region
@@ -225,7 +227,8 @@ def test_11_absurd_size() -> None:
 
 @pytest.mark.parametrize(
     "image",
-    [vhd_dynamic(kind=4), bytes(512) + vhd_footer(4, MIB), vhdx(flags=2), vdi(kind=4), vdi(parent=b"p" * 16), b"QED\0" + bytes(12) + b"\1" + bytes(99)],
+    [vhd_dynamic(kind=4), bytes(512) + vhd_footer(4, MIB), vhdx(flags=2), vdi(kind=4), vdi(parent=b"p" * 16),
+     b"QED\0" + bytes(12) + b"\1" + bytes(99)],
 )
 def test_disks_with_parents(image: bytes) -> None:
     with pytest.raises(UnsafeImage):
@@ -255,7 +258,9 @@ def test_more_bytes_than_announced() -> None:
 # ---- nothing else ever comes out
 
 
-SEEDS = [qcow2(), qcow2(version=2), vmdk(), vhd_dynamic(), vhdx()[:2 * MIB + 70000], vdi(), iso()[:33000], gpt()[:5000], b"QED\0" + bytes(100)]
+SEEDS = [
+    qcow2(), qcow2(version=2), vmdk(), vhd_dynamic(), vhdx()[:2 * MIB + 70000], vdi(), iso()[:33000], gpt()[:5000], b"QED\0" + bytes(100),
+]  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None)

@@ -106,8 +106,8 @@ def _wait(pid: int) -> None:
 
 
 def orphaned_zombies() -> list[int]:
-    """Dead QEMU daemons among our children: those in a session of their own. A QEMU that libvirt waits for itself (to ask its version) is in
-    ours and is left to it."""
+    """Dead QEMU daemons among our children: those in a session of their own. A QEMU that libvirt waits for itself (to ask its version) is
+    in ours and is left to it."""
     found = []
     own_session = os.getsid(0)
     for listing in Path("/proc/self/task").glob("*/children"):
