@@ -13,7 +13,7 @@ def test_services_at_every_version(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
         for version in ("2.1", "2.11", "2.53", "2.69", "2.100"):
             rows = (await client(w, "admin:p9", version).get("/v2.1/os-services")).json["services"]
-            assert [r["binary"] for r in rows] == ["nova-scheduler", "nova-conductor", "nova-compute", "nova-compute"]
+            assert [r["binary"] for r in rows] == ["nova-conductor", "nova-scheduler", "nova-compute", "nova-compute"]
             assert len({r["id"] for r in rows}) == 4
             assert {r["state"] for r in rows} == {"up"}
         admin = client(w, "admin:p9")
@@ -156,7 +156,7 @@ def test_old_hosts(compute: Run) -> None:
         await boot(client(w))
         admin = client(w, "admin:p9", "2.42")
         rows = (await admin.get("/v2.1/os-hosts")).json["hosts"]
-        assert [(r["service"], r["zone"]) for r in rows[:1] + rows[-1:]] == [("scheduler", "internal"), ("compute", "nova")]
+        assert [(r["service"], r["zone"]) for r in rows[:1] + rows[-1:]] == [("conductor", "internal"), ("compute", "nova")]
         assert len((await admin.get("/v2.1/os-hosts?zone=nova")).json["hosts"]) == 2
         resources = []
         for name in ("host-1", "host-2"):

@@ -144,6 +144,9 @@ RESOURCE_ROUTES: tuple[Route, ...] = (
     _of_server("GET", "/os-interface/{port_id}", interfaces.show, "os-attach-interfaces:show"),
     _of_server("GET", "/os-volume_attachments", volume_attachments.list, "os-volumes-attachments:index", query=volume_attachments.LIST),
     _of_server("GET", "/os-volume_attachments/{volume_id}", volume_attachments.show, "os-volumes-attachments:show", query=None),
+    _of_server(
+        "DELETE", "/os-volume_attachments/{volume_id}", volume_attachments.delete, "os-volumes-attachments:delete", query=None, status=202
+    ),
     _of_server("GET", "/os-instance-actions", instance_actions.list, "os-instance-actions:list", query=instance_actions.LIST),
     _of_server("GET", "/os-instance-actions/{request_id}", instance_actions.show, "os-instance-actions:show"),
     # actions

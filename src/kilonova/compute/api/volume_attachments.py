@@ -20,3 +20,7 @@ async def list(c: ComputeService, ctx: Context, req: Request, server_id: str) ->
 async def show(c: ComputeService, ctx: Context, req: Request, server_id: str, volume_id: str) -> Any:
     server = await find(c, req, server_id)
     raise NotFound(f"Instance {server.id} is not attached to volume {volume_id[:64]}")
+
+
+async def delete(c: ComputeService, ctx: Context, req: Request, server_id: str, volume_id: str) -> Any:
+    return await show(c, ctx, req, server_id, volume_id)

@@ -62,5 +62,6 @@ def of_daemon(c: ComputeService, daemon: Daemon) -> Service:
 
 
 async def every(c: ComputeService) -> list[Service]:
-    """Daemons first, then hosts."""
-    return [*(of_daemon(c, d) for d in await store.daemons(c.cell_db)), *(of_host(c, h) for h in await store.every(c.cell_db))]
+    """Daemons first, by name, then hosts."""
+    daemons = sorted(await store.daemons(c.cell_db), key=lambda d: (d.binary, d.number))
+    return [*(of_daemon(c, d) for d in daemons), *(of_host(c, h) for h in await store.every(c.cell_db))]
