@@ -42,7 +42,7 @@ def _twice(name: str, domain_id: str) -> Duplicate:
 
 async def list(c: IdentityService, ctx: Context, req: Request) -> Any:
     req.authorize("identity:list_groups", {"target.group.domain_id": ctx.domain_id})
-    found = await groups.every(c.db, **({"domain_id": ctx.domain_id} if ctx.domain_id else {}))
+    found = await groups.every(c.db, **views.named(req), **({"domain_id": ctx.domain_id} if ctx.domain_id else {}))
     return views.collection(req, "groups", views.filtered(req, [views.group(req, g) for g in found], ("name", "domain_id", "id")))
 
 

@@ -67,7 +67,7 @@ async def _get(c: IdentityService, req: Request, project_id: str, rule: str) -> 
 async def list(c: IdentityService, ctx: Context, req: Request) -> Any:
     req.authorize("identity:list_projects", {"target.domain_id": ctx.domain_id})
     wanted = {"is_domain": flag(_word(req.one("is_domain")), False)}
-    found = await projects.every(c.db, **wanted, **({"domain_id": ctx.domain_id} if ctx.domain_id else {}))
+    found = await projects.every(c.db, **views.named(req), **wanted, **({"domain_id": ctx.domain_id} if ctx.domain_id else {}))
     documents = [views.project(req, p) for p in _tagged(req, found)]
     return views.collection(req, "projects", views.filtered(req, documents, FILTERS))
 

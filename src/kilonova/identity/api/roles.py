@@ -50,7 +50,7 @@ async def list(c: IdentityService, ctx: Context, req: Request) -> Any:
     """The roles of the cloud; with domain_id those of that domain."""
     domain_id = req.one("domain_id") or None
     req.authorize("identity:list_domain_roles" if domain_id else "identity:list_roles", {})
-    found = await roles.every(c.db, domain_id=domain_id)
+    found = await roles.every(c.db, domain_id=domain_id, **views.named(req))
     return views.collection(req, "roles", views.filtered(req, [views.role(req, r) for r in found], ("name", "id")))
 
 

@@ -58,7 +58,7 @@ async def _get(c: IdentityService, req: Request, user_id: str, rule: str) -> Use
 async def list(c: IdentityService, ctx: Context, req: Request) -> Any:
     """With a token of a domain only that domain's users."""
     req.authorize("identity:list_users", {"target.domain_id": ctx.domain_id})
-    found = await users.every(c.db, **({"domain_id": ctx.domain_id} if ctx.domain_id else {}))
+    found = await users.every(c.db, **views.named(req), **({"domain_id": ctx.domain_id} if ctx.domain_id else {}))
     return views.collection(req, "users", views.filtered(req, [views.user(req, u) for u in found], ("name", "domain_id", "enabled", "id")))
 
 

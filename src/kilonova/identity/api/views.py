@@ -135,6 +135,12 @@ def _text(value: Any) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else str(value)
 
 
+def named(req: Request) -> dict[str, str]:
+    """The exact name that a list is asked for, as columns to select by: most lists are asked for one."""
+    name = req.one("name")
+    return {} if name is None else {"name": name}
+
+
 def filtered(req: Request, documents: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
     """Exact filters on `names` and their inexact forms (name__contains, name__istartswith, …). Unknown parameters are ignored."""
     out = list(documents)

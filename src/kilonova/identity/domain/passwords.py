@@ -7,8 +7,6 @@ import bcrypt
 
 from kilonova.core.runtime import Runtime
 
-_COSTLY: dict[int, bytes] = {}
-
 
 def _fold(password: str) -> bytes:
     return base64.b64encode(hashlib.sha256(password.encode("utf-8", "surrogatepass")).digest())
@@ -41,9 +39,7 @@ async def hashed(runtime: Runtime, password: str, rounds: int) -> str:
 async def matches(runtime: Runtime, password: str, stored: str | None, rounds: int) -> bool:
     """Takes as long for a user without a password, or none at all, as for a wrong one."""
     if stored is None:
-        dummy = _COSTLY.get(rounds)
-        if dummy is None:
-            dummy = _COSTLY[rounds] = (await hashed(runtime, "no such user", rounds)).encode()
-        await runtime.blocking(_check, password, dummy.decode(), pool="bcrypt")
+        nobodys = f"$2b${rounds:02d}$" + "." * 53
+        await runtime.blocking(_check, password, nobodys, pool="bcrypt")
         return False
     return await runtime.blocking(_check, password, stored, pool="bcrypt")

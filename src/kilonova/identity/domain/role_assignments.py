@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from kilonova.core.db import Reader
-from kilonova.identity.domain.grants import RoleTable, below
+from kilonova.identity.domain.grants import RoleTable, ancestors, below
 from kilonova.identity.model import Assignment
 from kilonova.identity.store import assignments, projects
 
@@ -108,13 +108,26 @@ async def listing(reader: Reader, wanted: Filter, table: RoleTable, *, in_effect
             equal["target_type"] = wanted.target_type
         held = granted(await assignments.every(reader, **equal))
     else:
-        members: dict[str, list[str]] = {}
-        for group_id, user_id in await assignments.memberships(reader):
-            if wanted.user_id is None or user_id == wanted.user_id:
-                members.setdefault(group_id, []).append(user_id)
-        found = [
-            a for a in await assignments.every(reader) if a.actor_type == "group" or wanted.user_id is None or a.actor_id == wanted.user_id
-        ]
+        found, members = await _grants_behind(reader, wanted)
         tree = await projects.tree(reader) if any(a.inherited for a in found) else []
         held = effective(found, members, tree, table)
     return [h for h in held if wanted.takes(h) and h.role_id in table.by_id]
+
+
+async def _grants_behind(reader: Reader, wanted: Filter) -> tuple[list[Assignment], dict[str, list[str]]]:
+    """The grants that can have an effect on what is wanted, and the members of groups."""
+    if wanted.user_id is not None:
+        groups = await assignments.groups_of(reader, wanted.user_id)
+        own = {("user", wanted.user_id), *(("group", g) for g in groups)}
+        of_actors = await assignments.of_actors(reader, [wanted.user_id, *groups])
+        return [a for a in of_actors if (a.actor_type, a.actor_id) in own], {g: [wanted.user_id] for g in groups}
+    members: dict[str, list[str]] = {}
+    for group_id, user_id in await assignments.memberships(reader):
+        members.setdefault(group_id, []).append(user_id)
+    if wanted.target_ids is None:
+        return await assignments.every(reader), members
+    places: dict[str, None] = dict.fromkeys(sorted(wanted.target_ids))
+    if wanted.target_type == "project":
+        for ident in sorted(wanted.target_ids):
+            places.update(dict.fromkeys(await ancestors(reader, ident)))
+    return await assignments.on_targets(reader, [*places]), members

@@ -1,5 +1,7 @@
 """Grants, group membership and implied roles: everything that effective roles are computed from."""
 
+from typing import Any
+
 import msgspec
 import sqlalchemy as sa
 
@@ -17,6 +19,11 @@ _OF_ACTORS = prepared(
     sa.select(t)
     .where(t.c.actor_id.in_(sa.bindparam("ids", expanding=True)))
     .order_by(t.c.target_type, t.c.target_id, t.c.role_id, t.c.actor_id)
+)
+_ON_TARGETS = prepared(
+    sa.select(t)
+    .where(t.c.target_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(t.c.target_type, t.c.target_id, t.c.actor_type, t.c.actor_id, t.c.role_id, t.c.inherited)
 )
 _GROUPS_OF = prepared(
     sa.select(group_members.c.group_id).where(group_members.c.user_id == sa.bindparam("id")).order_by(group_members.c.group_id)
@@ -48,6 +55,13 @@ _UNIMPLY = prepared(
 )
 
 
+def _assignment(row: tuple[Any, ...]) -> Assignment:
+    actor_type, actor_id, target_type, target_id, role_id, inherited = row
+    return Assignment(
+        actor_type=actor_type, actor_id=actor_id, target_type=target_type, target_id=target_id, role_id=role_id, inherited=inherited
+    )
+
+
 def _key(a: Assignment) -> dict[str, object]:
     return {"k_" + name: getattr(a, name) for name in _FIELDS}
 
@@ -71,11 +85,15 @@ async def exists(reader: Reader, assignment: Assignment) -> bool:
 async def every(reader: Reader, **equal: object) -> list[Assignment]:
     query = sa.select(t).where(*(t.c[name] == value for name, value in equal.items()))
     order = (t.c.target_type, t.c.target_id, t.c.actor_type, t.c.actor_id, t.c.role_id, t.c.inherited)
-    return [Assignment(**dict(zip(_FIELDS, row, strict=True))) for row in await reader.all(query.order_by(*order))]
+    return [_assignment(row) for row in await reader.all(query.order_by(*order))]
 
 
 async def of_actors(reader: Reader, ids: list[str]) -> list[Assignment]:
-    return [Assignment(**dict(zip(_FIELDS, row, strict=True))) for row in await reader.all(_OF_ACTORS, {"ids": ids})]
+    return [_assignment(row) for row in await reader.all(_OF_ACTORS, {"ids": ids})]
+
+
+async def on_targets(reader: Reader, ids: list[str]) -> list[Assignment]:
+    return [_assignment(row) for row in await reader.all(_ON_TARGETS, {"ids": ids})]
 
 
 async def delete_where(tx: Transaction, **equal: object) -> int:
