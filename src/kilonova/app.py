@@ -44,6 +44,8 @@ from kilonova.network import config as network_config
 from kilonova.network.agent import NetworkAgent
 from kilonova.network.drivers import Driver as Dataplane
 from kilonova.network.drivers.fake import FakeDriver
+from kilonova.network.edge import edge as network_edge
+from kilonova.network.policies import RULES as NETWORK_RULES
 from kilonova.network.rpc import MetadataReply, MetadataRequest
 from kilonova.network.service import NetworkService
 from kilonova.placement import config as placement_config
@@ -211,6 +213,7 @@ class Cloud:
                 settings=self.settings(network_config.OPTIONS),
                 bus=self.bus,
             )
+            self.edges["network"] = network_edge(service, policy=self.policy(NETWORK_RULES), **self._common("network"))
             self.network_agents = [
                 NetworkAgent(
                     host=host,
