@@ -1,8 +1,8 @@
 """The libvirt driver with a real libvirt and real QEMUs.
 
 libvirt allows one embedded driver for each process, and these tests kill the process: so the driver runs in a child (this file as a
-program) that takes one JSON command a line and answers with one JSON line. Guests without a system on their disk cost next to nothing; one test
-boots the tiny guest.
+program) that takes one JSON command a line and answers with one JSON line. Guests without a system on their disk cost next to nothing;
+one test boots the tiny guest.
 """
 
 import asyncio
@@ -156,6 +156,8 @@ def test_verbs_are_idempotent(host: Host) -> None:
     assert host.ask("spawn", guest)["power_state"] == 1
     assert host.ask("reboot_hard", guest)["power_state"] == 1
     assert host.pid(guest) != pid
+    pid = host.pid(guest)
+    assert host.ask("reboot_soft", guest.server_id, 0.2)["power_state"] == 1 and host.pid(guest) != pid      # it has no ear for the button
     for _ in range(2):
         host.ask("destroy", guest.server_id)
     assert host.power(guest) is None and host.ask("inventory") == [] and host.events == []

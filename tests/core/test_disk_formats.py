@@ -30,7 +30,8 @@ def refused(data: bytes, word: str) -> None:
 
 def qcow2(
     *, version: int = 3, backing_at: int = 0, virtual: int = GIB, crypt: int = 0, l1: int | None = None, l1_at: int = 0x30000,
-    snapshots: int = 0, incompatible: int = 0, extensions: bytes = b"", cluster_bits: int = 16, header_bytes: int = 104, end: bool = True, refcount_clusters: int = 1,
+    snapshots: int = 0, incompatible: int = 0, extensions: bytes = b"", cluster_bits: int = 16, header_bytes: int = 104, end: bool = True,
+    refcount_clusters: int = 1,
 ) -> bytes:  # fmt: skip
     l1_entries = -(-virtual // (512 * MIB)) if l1 is None else l1
     fixed = struct.pack(

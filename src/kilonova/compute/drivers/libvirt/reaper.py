@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def become_subreaper() -> None:
 
 class Reaper:
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._starting = 0
         self._look_until = 0.0                  # by the monotonic clock: what a start leaves behind may die a little later
         self._ending = False
@@ -51,6 +52,16 @@ class Reaper:
             os.close(fd)
         self._poll.close()
         os.close(self._bell)
+
+    def terminate(self, pid: int, timeout_s: float) -> bool:
+        """Ask `pid`, which is watched, to end (QEMU flushes its disks and does so in milliseconds); whether it has. By its pidfd: never
+        another process of that number."""
+        with self._lock:
+            fd = next((fd for fd, watched in self._pids.items() if watched == pid), None)
+            if fd is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(fd, signal.SIGTERM)
+            return self._lock.wait_for(lambda: pid not in self._pids.values(), timeout_s)
 
     def watch(self, pid: int) -> None:
         """Reap `pid` when it ends, if it is our child by then."""
@@ -94,10 +105,12 @@ class Reaper:
 
     def _reap(self, fd: int) -> None:
         with self._lock:
-            pid = self._pids.pop(fd)
+            pid = self._pids[fd]
             self._poll.unregister(fd)
-        _wait(pid)
-        os.close(fd)
+            _wait(pid)
+            del self._pids[fd]
+            os.close(fd)
+            self._lock.notify_all()
 
 
 def _wait(pid: int) -> None:
