@@ -11,16 +11,13 @@ from kilonova.core import config as config_module
 from kilonova.core.bus import InProcessBus
 from kilonova.core.context import Context
 from kilonova.core.db import SQLite
-from kilonova.core.edge import Edge
 from kilonova.core.log import Log, Sink
-from kilonova.core.policy import Policy
 from kilonova.core.runtime import Runtime
-from kilonova.network import contract, policies
+from kilonova.network import contract
 from kilonova.network.agent import NetworkAgent
 from kilonova.network.config import OPTIONS
 from kilonova.network.drivers.fake import FakeDriver
-from kilonova.network.envelope import NetworkEnvelope
-from kilonova.network.routes import ROUTES, mount
+from kilonova.network.edge import edge
 from kilonova.network.service import NetworkService
 from kilonova.testing.asgi import Client, Response
 from kilonova.testing.tokens import FakeTokens, context
@@ -38,18 +35,7 @@ class World:
         conf = config_module.build([OPTIONS], (), overrides or {})
         self.settings = {group: config_module.settings(conf, OPTIONS, group) for group in OPTIONS}
         self.service = self.make_service()
-        self.edge = Edge(
-            name="network",
-            service=self.service,
-            routes=ROUTES,
-            envelope=NetworkEnvelope(),
-            runtime=self.runtime,
-            log=self.log,
-            policy=Policy(policies.RULES),
-            authenticate=FakeTokens().authenticate,
-            mount=mount,
-            identity_url="http://localhost:5000",
-        )
+        self.edge = edge(self.service, authenticate=FakeTokens().authenticate, identity_url="http://localhost:5000")
         self.agents: dict[str, NetworkAgent] = {}
         self.drivers: dict[str, FakeDriver] = {}
 

@@ -47,7 +47,11 @@ async def create(
         decoded.append(values)
 
     async def run(w: Work) -> list[S]:
-        return [await make(w, values) for values in decoded]
+        made = []
+        for values in decoded:
+            made.append(await make(w, values))
+            w.now += 1  # so that a list shows them in this order
+        return made
 
     rows = await c.write(ctx, run)
     views = collection.trimmed(req, res, await res.views(c.db, rows), [])

@@ -88,6 +88,7 @@ def _rule(w: Work, group: SecurityGroup, **values: Any) -> SecurityGroupRule:
 
 
 async def _insert_rule(w: Work, rule: SecurityGroupRule) -> None:
+    w.now += 1
     await rows.security_group_rules.insert(w.tx, rule)
     w.wrote(rule)
 

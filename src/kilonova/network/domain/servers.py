@@ -47,10 +47,11 @@ async def of(reader: Reader, server_id: str) -> list[Port]:
 
 
 async def default_networks(reader: Reader, project_id: str) -> list[Network]:
-    """Networks that a server of this project may be put on without naming one: its own and the shared ones, if they have subnets."""
-    own = [n for n in await rows.networks.where(reader, project_id=project_id) if not n.external or n.shared]
+    """Networks that a server of this project may be put on without naming one: its own and the shared ones, if they have subnets.
+    An external network is only used when it is named."""
+    own = await rows.networks.where(reader, project_id=project_id)
     shared = [n for n in await rows.networks.where(reader, shared=True) if n.project_id != project_id]
-    found = [n for n in [*own, *shared] if n.admin_state_up]
+    found = [n for n in [*own, *shared] if n.admin_state_up and not n.external]
     with_subnets = {s.network_id for s in await rows.subnets.where(reader, network_id=tuple(n.id for n in found[:200]))}
     return [n for n in found if n.id in with_subnets]
 

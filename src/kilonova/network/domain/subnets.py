@@ -29,7 +29,7 @@ async def create(w: Work, network: Network, values: dict[str, Any]) -> Subnet:
     await quotas.take(w, values["project_id"], "subnet")
     pool_id = await _pool_id(w, values)
     version = _version(values)
-    cidr_text = await _from_pool(w, pool_id, values, version) if pool_id else values["cidr"]
+    cidr_text = await _from_pool(w, pool_id, values, version) if pool_id else values.get("cidr")
     if not isinstance(cidr_text, str):
         raise BadResource("a subnetpool must be specified in the absence of a cidr", resource="subnets")
     cidr = ipam.cidr_of(cidr_text)
