@@ -124,7 +124,7 @@ def test_regions(run: Run) -> None:
         st.sampled_from(["%(project_id)s", "$(tenant_id)s", "%(user_id)s", "%(password)s", "$(admin_token)s", "/", "%", "$(", ")s", "x"])
     )
 )
-def test_nothing_but_ids_is_put_into_urls(parts: list[str]) -> None:
+def test_row_57_nothing_but_ids_is_put_into_urls(parts: list[str]) -> None:
     url = "http://h/" + "".join(parts)
     listing = [{"id": "s", "type": "t", "name": "n", "endpoints": [{"id": "e", "url": url}]}]
     filled = catalog.fill(listing, "PROJECT", "USER")

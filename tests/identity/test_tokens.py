@@ -153,7 +153,7 @@ def test_a_token_says_what_was_sealed_in_it(token: Token) -> None:
 
 
 @given(st.data())
-def test_a_changed_token_is_never_accepted(data: st.DataObject) -> None:
+def test_row_47_a_changed_token_is_never_accepted(data: st.DataObject) -> None:
     runtime = Runtime()
     codec = TokenCodec([new_key(runtime)], runtime)
     token = Token(user_id="a" * 32, methods=("password",), scope="project", scope_id="b" * 32, issued_at=1, expires_at=2, audit_ids=())
