@@ -90,8 +90,8 @@ def test_deep_or_broken_json_is_refused(run: Run) -> None:
     run(story)
 
 
-def test_an_id_is_never_used_twice(run: Run) -> None:
-    """Row 24: not even after its image was deleted."""
+def test_row_24_an_id_is_never_used_twice(run: Run) -> None:
+    """Not even after its image was deleted."""
 
     async def story(w: World) -> None:
         await w.image(id=GIVEN)
@@ -141,8 +141,8 @@ def test_patch_changes_all_or_nothing(run: Run) -> None:
         (("replace", "/disk_format", "zz"), 400),
     ],
 )
-def test_what_patch_refuses(run: Run, change: tuple[str, str, Any], status: int) -> None:
-    """Rows 20, 21 and 25 among them: locations can be neither read nor set."""
+def test_row_20_21_25_what_patch_refuses(run: Run, change: tuple[str, str, Any], status: int) -> None:
+    """Locations can be neither read nor set."""
 
     async def story(w: World) -> None:
         image = await w.active()
@@ -156,8 +156,8 @@ def test_what_patch_refuses(run: Run, change: tuple[str, str, Any], status: int)
     run(story)
 
 
-def test_a_status_header_changes_nothing(run: Run) -> None:
-    """Row 20: CVE-2015-5251."""
+def test_row_20_a_status_header_changes_nothing(run: Run) -> None:
+    """CVE-2015-5251."""
 
     async def story(w: World) -> None:
         image = await w.active()

@@ -115,6 +115,33 @@ def test_row_4_vmdk_extents_are_refused(run: Run) -> None:
     run(story)
 
 
+def test_row_10_tables_that_exhaust_their_reader_are_refused(run: Run) -> None:
+    async def story(w: World) -> None:
+        for at, value in ((36, 1 << 30), (56, 1 << 20), (60, 1 << 16)):  # entries of L1, clusters of reference counts, snapshots
+            bomb = bytearray(qcow2())
+            bomb[at : at + 4] = value.to_bytes(4, "big")
+            assert (await w.upload(await w.image(disk_format="qcow2"), bytes(bomb))).status == 415
+        assert await w.names_stored() == []
+
+    run(story)
+
+
+def test_row_23_uploads_and_deletes_that_race_leave_no_byte_and_no_quota(run: Run) -> None:
+    async def story(w: World) -> None:
+        for _ in range(25):
+            made = [await w.image() for _ in range(8)]
+            uploads = [w.upload(image, b"x" * 100_000) for image in made]
+            deletes = [w.member.delete(f"/v2/images/{image}") for image in made]
+            replies = await asyncio.gather(*(each for pair in zip(uploads, deletes, strict=True) for each in pair))
+            assert {r.status for r in replies[1::2]} == {204}
+            assert {r.status for r in replies[::2]} <= {204, 404, 410}
+        assert await w.names_stored() == []
+        assert await images.used_bytes(w.db, "p1") == 0
+        assert (await w.upload(await w.image(), b"x" * 1_000_000)).status == 204
+
+    run(story, DEFAULT__user_storage_quota="1000000")
+
+
 def test_row_11_a_disk_of_exabytes_is_refused(run: Run) -> None:
     async def story(w: World) -> None:
         image = await w.image(disk_format="qcow2")

@@ -307,9 +307,9 @@ class _Flow:
 
     async def rest(self) -> None:
         """Wait until no thread works for this stream any more, whatever became of it."""
-        if self._working is not None:
-            await asyncio.wait([self._working])
-            self._working = None
+        if self._working is not None and not self._working.done():
+            await asyncio.shield(self._working)  # whoever waits may be cancelled; the threads' work goes on and must be waited for
+        self._working = None
 
 
 def _feed(hasher: Any, pieces: Sequence[bytes]) -> None:
