@@ -37,7 +37,7 @@ def ssh_command(ip: str, *, key: str | None, user: str | None, words: tuple[str,
     for option in OPTIONS:
         out += ["-o", option]
     if key:
-        out += ["-o", "IdentitiesOnly=yes", "-i", key]
+        out += ["-o", "IdentitiesOnly=yes", "-o", "PreferredAuthentications=publickey", "-i", key]
     if user:
         out += ["-l", user]
     return [*out, ip, *(["--", *words] if words else [])]
