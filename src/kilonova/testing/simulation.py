@@ -156,6 +156,14 @@ def run(
             gc.enable()
 
 
+def _bury(loop: VirtualLoop, why: BaseException) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.set_exception_handler(lambda *about: None)
+    _graveyard.append((loop, tasks, why))
+
+
 async def _told(story: Callable[[SimRuntime], Awaitable[T]], runtime: SimRuntime) -> T:
     return await story(runtime)
 
