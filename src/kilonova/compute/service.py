@@ -3,6 +3,8 @@
 from typing import Any
 
 from kilonova.compute import rpc
+from kilonova.compute.contract import GuestMetadata
+from kilonova.compute.domain import guest_metadata
 from kilonova.compute.domain import hosts as host_domain
 from kilonova.compute.domain.hosts import Hosts
 from kilonova.compute.model import CRASHED, NOSTATE, PAUSED, RUNNING, SHUTDOWN, Daemon, FixedIp, Flavor, Nic, Server
@@ -12,6 +14,7 @@ from kilonova.core.bus import Bus
 from kilonova.core.config import Settings
 from kilonova.core.context import Context, service_context
 from kilonova.core.db import Database, Duplicate, Transaction
+from kilonova.core.errors import PolicyForbids
 from kilonova.core.log import Log
 from kilonova.core.operations import Operations
 from kilonova.core.runtime import Runtime
@@ -180,6 +183,16 @@ class ComputeService:
         set_by = await mappings.limits(self.api_db, [project_id, "class:default"])
         configured = self.settings["quota"]
         return {name: set_by[project_id].get(name, set_by["class:default"].get(name, getattr(configured, name))) for name in QUOTAS}
+
+    async def guest_metadata(self, ctx: Context, server_id: str) -> GuestMetadata | None:
+        """For services only: the files hold user data and whatever else was meant for the guest alone. Raises PolicyForbids."""
+        if not (ctx.is_admin or "service" in ctx.service_roles):
+            raise PolicyForbids(rule="service_or_admin")
+        server = await self.find(server_id)
+        if server is None:
+            return None
+        network = await self.network.network_data(service_context("compute"), server.id)
+        return GuestMetadata(server_id=server.id, files=guest_metadata.files(server, network, self.runtime.token_bytes(512)))
 
     async def find(self, server_id: str) -> Server | None:
         """A server that is not deleted, from its cell or from its build request."""

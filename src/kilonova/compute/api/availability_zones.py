@@ -9,7 +9,7 @@ from kilonova.core.context import Context
 from kilonova.core.http import Request
 
 
-async def list(c: ComputeService, ctx: Context, req: Request) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
     internal = c.settings["DEFAULT"].internal_service_availability_zone
     available: dict[str, bool] = {}
     for service in await services.every(c):

@@ -117,7 +117,7 @@ def _view(alias: str, name: str) -> dict[str, Any]:
     return {"alias": alias, "name": name, "description": f"{name} support.", "links": [], "namespace": NAMESPACE, "updated": UPDATED}
 
 
-async def list(c: ComputeService, ctx: Context, req: Request) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
     return {"extensions": [_view(alias, name) for alias, name in NAMES.items()]}
 
 

@@ -64,7 +64,7 @@ def _missing(flavor_id: str, name: str) -> NotFound:
     return NotFound(f"Flavor {flavor_id[:255]} has no extra specs with key {name[:255]}.")
 
 
-async def list(c: ComputeService, ctx: Context, req: Request, flavor_id: str) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request, flavor_id: str) -> Any:
     return {"extra_specs": (await find(c, ctx, flavor_id)).extra_specs}
 
 

@@ -32,7 +32,7 @@ async def _view(c: ComputeService, flavor: Flavor) -> dict[str, Any]:
     return {"flavor_access": [{"flavor_id": flavor.id, "tenant_id": p} for p in await flavors.projects(c.api_db, flavor.id)]}
 
 
-async def list(c: ComputeService, ctx: Context, req: Request, flavor_id: str) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request, flavor_id: str) -> Any:
     flavor = await find(c, ctx, flavor_id)
     if flavor.is_public:
         raise NotFound("Access list not available for public flavors.")

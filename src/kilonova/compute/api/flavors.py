@@ -200,7 +200,7 @@ def _collection(c: ComputeService, req: Request, rows: list[Flavor], documents: 
     return out
 
 
-async def list(c: ComputeService, ctx: Context, req: Request) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
     rows = await _listed(c, ctx, req)
     return _collection(c, req, rows, [brief(req, f) for f in rows])
 

@@ -23,7 +23,7 @@ class Update(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     maintenance_mode: Switch | None = None
 
 
-async def list(c: ComputeService, ctx: Context, req: Request) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
     zone = req.one("zone")
     found = [s for s in await services.every(c) if zone in (None, "", s.zone)]
     return {"hosts": [{"host_name": s.host, "service": s.binary.removeprefix("nova-"), "zone": s.zone} for s in found]}

@@ -106,7 +106,7 @@ def _matching(rows: list[Hypervisor], pattern: str) -> list[Hypervisor]:
     return found
 
 
-async def list(c: ComputeService, ctx: Context, req: Request) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
     return await _list(c, req, brief)
 
 

@@ -20,7 +20,7 @@ async def _write(c: ComputeService, ctx: Context, image_id: str, properties: Met
         raise missing(image_id) from None
 
 
-async def list(c: ComputeService, ctx: Context, req: Request, image_id: str) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request, image_id: str) -> Any:
     return {"metadata": (await find(c, ctx, image_id)).properties}
 
 

@@ -111,7 +111,7 @@ async def _list(c: ComputeService, ctx: Context, req: Request, document: Any) ->
     return out
 
 
-async def list(c: ComputeService, ctx: Context, req: Request) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
     return await _list(c, ctx, req, brief)
 
 

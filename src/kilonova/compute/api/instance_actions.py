@@ -54,7 +54,7 @@ def _key(action: Action) -> str:
     return action.request_id
 
 
-async def list(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
     """Newest first."""
     server = await _server(c, req, server_id)
     found = await actions.of(c.cell_db, server.id)

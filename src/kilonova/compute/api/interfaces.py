@@ -23,7 +23,7 @@ def _view(req: Request, nic: Nic) -> dict[str, Any]:
     return document
 
 
-async def list(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
     server = await find(c, req, server_id)
     return {"interfaceAttachments": [_view(req, nic) for nic in await c.network.nics(ctx, server.id)]}
 

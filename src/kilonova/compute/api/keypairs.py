@@ -83,7 +83,7 @@ def _key(keypair: Keypair) -> str:
     return keypair.name
 
 
-async def list(c: ComputeService, ctx: Context, req: Request) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
     rows = await keypairs.of(c.api_db, _of(ctx, req))
     if req.version < (2, 35):
         return {"keypairs": [{"keypair": _view(req, k)} for k in rows]}

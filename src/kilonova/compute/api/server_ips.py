@@ -15,7 +15,7 @@ def _plain(server: Server) -> dict[str, Any]:
     return {label: [{"version": a["version"], "addr": a["addr"]} for a in there] for label, there in addresses(server).items()}
 
 
-async def list(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
     return {"addresses": _plain(await find(c, req, server_id))}
 
 

@@ -70,7 +70,7 @@ async def _write(c: ComputeService, ctx: Context, server: Server, shown: str, ch
     return value
 
 
-async def list(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
     return {"metadata": (await find(c, req, server_id)).metadata}
 
 

@@ -50,7 +50,7 @@ def _rule(group_id: str, rule: dict[str, Any], names: dict[str, tuple[str, str]]
     }
 
 
-async def list(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
     server = await find(c, req, server_id)
     groups = await c.network.server_security_groups(ctx, server.id)
     names = {g["id"]: (g["name"], g["project_id"]) for g in groups}

@@ -56,7 +56,7 @@ def view(req: Request, service: Service) -> dict[str, Any]:
     return document
 
 
-async def list(c: ComputeService, ctx: Context, req: Request) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
     host, binary = req.one("host"), req.one("binary")
     found = [s for s in await services.every(c) if host in (None, "", s.host) and binary in (None, "", s.binary)]
     return {"services": [view(req, s) for s in found]}

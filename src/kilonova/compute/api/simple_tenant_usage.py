@@ -86,7 +86,7 @@ def _paged(c: ComputeService, req: Request, found: list[Used]) -> tuple[list[Use
     return rows, queries.next_link(req, rows, _key, most)
 
 
-async def list(c: ComputeService, ctx: Context, req: Request) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
     start, end = _period(c, req)
     rows, following = _paged(c, req, await tallies.used(c.cell_db, start, end + 1))
     projects: dict[str, list[Used]] = {}

@@ -12,7 +12,7 @@ from kilonova.core.http import Request
 LIST = queries.growing(((2, 1), {"limit": queries.number, "offset": queries.number}), strict=(2, 75))
 
 
-async def list(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
+async def index(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
     await find(c, req, server_id)
     return {"volumeAttachments": []}
 

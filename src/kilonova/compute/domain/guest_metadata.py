@@ -41,12 +41,13 @@ def ec2_id(number: int) -> str:
 
 
 def files(server: Server, network_data: dict[str, Any], seed: bytes) -> dict[str, bytes]:
-    """Both trees, every version. `seed`: 512 random bytes for random_seed."""
+    """Both trees, every version. `seed`: 512 random bytes for random_seed. Large contents are one object in all versions."""
     out: dict[str, bytes] = {}
+    network, data = _encode(network_data), user_data(server)
     for version in OPENSTACK:
-        out.update({f"openstack/{version}/{name}": data for name, data in _openstack(server, network_data, seed, version).items()})
+        out.update({f"openstack/{version}/{name}": data for name, data in _openstack(server, network, data, seed, version).items()})
     for version in EC2:
-        out.update({f"ec2/{version}/{name}": data for name, data in _ec2(server, version).items()})
+        out.update({f"ec2/{version}/{name}": data for name, data in _ec2(server, data, version).items()})
     return out
 
 
@@ -78,7 +79,7 @@ def user_data(server: Server) -> bytes | None:
     return base64.b64decode(server.user_data) if server.user_data else None
 
 
-def _openstack(server: Server, network_data: dict[str, Any], seed: bytes, version: str) -> dict[str, bytes]:
+def _openstack(server: Server, network: bytes, data: bytes | None, seed: bytes, version: str) -> dict[str, bytes]:
     meta: dict[str, Any] = {
         "uuid": server.id,
         "name": server.name,
@@ -100,19 +101,18 @@ def _openstack(server: Server, network_data: dict[str, Any], seed: bytes, versio
     if _since(version, "2020-10-14"):
         meta["dedicated_cpus"] = []
     out = {"meta_data.json": _encode(meta)}
-    data = user_data(server)
     if data is not None:
         out["user_data"] = data
     if _since(version, "2013-10-17"):
         out["vendor_data.json"] = b"{}"
     if _since(version, "2015-10-15"):
-        out["network_data.json"] = _encode(network_data)
+        out["network_data.json"] = network
     if _since(version, "2016-10-06"):
         out["vendor_data2.json"] = b'{"static":{}}'
     return out
 
 
-def _ec2(server: Server, version: str) -> dict[str, bytes]:
+def _ec2(server: Server, data: bytes | None, version: str) -> dict[str, bytes]:
     first4 = next((ip for nic in server.nics for ip in nic.fixed_ips if ip.version == 4), None)
     floating = next((f for nic in server.nics for ip in nic.fixed_ips for f in ip.floating_ips), "")
     name = hostname(server)
@@ -127,6 +127,8 @@ def _ec2(server: Server, version: str) -> dict[str, bytes]:
         "security-groups": "\n".join(server.security_groups),
     }
     if server.key_name and server.public_key:
+        # `_name` is how a folder is shown in its parent's listing.
+        keys["public-keys/0/_name"] = f"0={server.key_name}"
         keys["public-keys/0/openssh-key"] = server.public_key
     if _since(version, "2007-01-19"):
         keys |= {"local-hostname": name, "public-hostname": name, "public-ipv4": floating}
@@ -139,7 +141,6 @@ def _ec2(server: Server, version: str) -> dict[str, bytes]:
     if _since(version, "2008-09-01"):
         keys["instance-action"] = "none"
     out = {f"meta-data/{path}": text.encode() for path, text in keys.items()}
-    data = user_data(server)
     if data is not None:
         out["user-data"] = data
     return out

@@ -11,7 +11,7 @@ from kilonova.core.db import Reader, Transaction, inserted, prepared
 
 _FIELDS = Flavor.__struct_fields__
 _COLUMNS = [flavors.c[name] for name in _FIELDS]
-_key = sa.bindparam("key")
+_key: sa.BindParameter[str] = sa.bindparam("key", type_=sa.String)
 _INSERT = inserted(flavors)
 _GET = prepared(sa.select(*_COLUMNS).where(flavors.c.id == sa.bindparam("id")))
 _ALL = prepared(sa.select(*_COLUMNS).order_by(flavors.c.id))
