@@ -143,10 +143,15 @@ def run(
         with tripwire() as alarms:
             try:
                 result: T | None = loop.run_until_complete(_told(story, runtime))
-            except Killed:
-                _graveyard.append((loop, runtime))
+            except Killed as death:
+                _bury(loop, death)
                 asyncio.events._set_running_loop(None)
                 return None, runtime
+            except BaseException as error:
+                _bury(loop, error)
+                if alarms:
+                    raise WallClock("; ".join(dict.fromkeys(alarms))) from error
+                raise
         if alarms:
             raise WallClock("; ".join(dict.fromkeys(alarms)))
         return result, runtime
