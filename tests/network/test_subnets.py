@@ -148,6 +148,7 @@ def test_subnet_pools(run: Run) -> None:
         reply = await user.client.put(f"/v2.0/subnetpools/{pool['id']}/remove_prefixes", {"prefixes": ["10.10.2.0/24"]})
         assert reply.json == {"prefixes": ["10.10.0.0/23", "10.10.3.0/24"]}
         failed(await user.client.put(f"/v2.0/subnetpools/{pool['id']}/remove_prefixes", {"prefixes": ["10.10.0.0/24"]}), 400)
+        bad: Any
         for bad in ({"prefixes": []}, {"prefixes": ["10.0.0.0/8", "fd00::/8"]}, {"prefixes": ["x"]}, {"name": ""}, {"min_prefixlen": 33}):
             failed(await user.client.post("/v2.0/subnetpools", {"subnetpool": {"name": "b", "prefixes": ["10.0.0.0/8"], **bad}}), 400)
         failed(await user.client.post("/v2.0/subnetpools", {"subnetpool": {"name": "b", "prefixes": ["10.0.0.0/8"], "shared": True}}), 403)

@@ -18,7 +18,9 @@ QUOTAS = {
 OPTIONS: Options = {
     "DEFAULT": [
         cfg.StrOpt("base_mac", default="fa:16:3e:00:00:00", help="The first three bytes of MAC addresses; the others are random."),
-        cfg.IntOpt("global_physnet_mtu", default=1500, min=576, max=65535, help="Largest frame of the physical network. VXLAN takes 50 bytes of it."),
+        cfg.IntOpt(
+            "global_physnet_mtu", default=1500, min=576, max=65535, help="Largest frame of physical networks; VXLAN takes 50 bytes."
+        ),
         cfg.IntOpt("agent_down_time", default=75, min=1, help="Seconds without a heartbeat after which an agent counts as dead."),
         cfg.IntOpt("max_fixed_ips_per_port", default=16, min=1, help="Most addresses of one port."),
         cfg.IntOpt("max_allowed_address_pair", default=10, min=0, help="Most allowed address pairs of one port."),

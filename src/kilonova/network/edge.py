@@ -8,7 +8,9 @@ from kilonova.network.routes import ROUTES, mount
 from kilonova.network.service import NetworkService
 
 
-def edge(c: NetworkService, *, authenticate: Authenticate, policy: Policy | None = None, identity_url: str = "", public_url: str = "") -> Edge:
+def edge(
+    c: NetworkService, *, authenticate: Authenticate, policy: Policy | None = None, identity_url: str = "", public_url: str = ""
+) -> Edge:
     return Edge(
         name="network",
         service=c,

@@ -111,7 +111,10 @@ class RevisionNumberConstraintFailed(errors.PreconditionFailed):
 
 class NetworkInUse(errors.Conflict):
     code = "network.network_in_use"
-    title = "Unable to complete operation on network {id}. There are one or more ports still in use on the network, id for these ports is {ports}."
+    title = (
+        "Unable to complete operation on network {id}. There are one or more ports still in use on the network, id for these ports is "
+        "{ports}."
+    )
 
 
 class SubnetInUse(errors.Conflict):
@@ -263,7 +266,10 @@ class RouterInterfaceInUseByRoute(errors.Conflict):
 
 class RouterExternalGatewayInUseByFloatingIp(errors.Conflict):
     code = "network.gateway_in_use"
-    title = "Gateway cannot be updated for router {router}, since a gateway to external network {network} is required by one or more floating IPs."
+    title = (
+        "Gateway cannot be updated for router {router}, since a gateway to external network {network} is required by one or more "
+        "floating IPs."
+    )
 
 
 class InvalidRoutes(errors.BadRequest):
@@ -279,8 +285,8 @@ class ExternalGatewayForFloatingIPNotFound(errors.NotFound):
 class FloatingIPPortAlreadyAssociated(errors.Conflict):
     code = "network.floatingip_associated"
     title = (
-        "Cannot associate floating IP {address} ({id}) with port {port} using fixed IP {fixed}, as that fixed IP already has a floating IP on "
-        "external network {network}."
+        "Cannot associate floating IP {address} ({id}) with port {port} using fixed IP {fixed}, as that fixed IP already has a floating IP "
+        "on external network {network}."
     )
 
 

@@ -1,6 +1,7 @@
 """Agents: each host's one agent shows as the four that OpenStack's tools look for. Zones and service providers."""
 
 import datetime
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -50,7 +51,7 @@ def _view(c: NetworkService, agent: Agent, host: Host, now: int) -> dict[str, An
     }
 
 
-def _matches(view: dict[str, Any], name: str, values: list[str]) -> bool:
+def _matches(view: dict[str, Any], name: str, values: Sequence[str]) -> bool:
     have = view[name]
     if isinstance(have, bool):
         return any((value.lower() in ("true", "1")) is have for value in values)

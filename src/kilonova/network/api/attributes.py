@@ -211,8 +211,8 @@ def attr(name: str, check: Check | None = None, use: str = "", default: Any = AB
     """`use`: c created with, u updated, f filter, s sort, p policy, h hidden (write only)."""
     column = more.pop("column", name if "f" in use or "s" in use else "")
     return Attr(
-        name=name, check=check, post="c" in use, put="u" in use, filter="f" in use, sort="s" in use, policy="p" in use, visible="h" not in use,
-        default=default, column=column, boolean=check is boolean, **more,
+        name=name, check=check, post="c" in use, put="u" in use, filter="f" in use, sort="s" in use, policy="p" in use,
+        visible="h" not in use, default=default, column=column, boolean=check is boolean, **more,
     )  # fmt: skip
 
 

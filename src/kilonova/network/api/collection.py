@@ -24,6 +24,7 @@ from kilonova.network.store.rows import Rows
 S = TypeVar("S", bound=msgspec.Struct)
 RULE_NAMES = frozenset(rule.name for rule in RULES)
 View = dict[str, Any]
+Views = list[View]
 TAG_FILTERS = ("tags", "tags-any", "not-tags", "not-tags-any")
 _NOT_FILTERS = frozenset(("fields", "sort_key", "sort_dir", "limit", "marker", "page_reverse", "changed_since", *TAG_FILTERS))
 

@@ -11,7 +11,7 @@ from kilonova.network.api import attributes as a
 from kilonova.network.api import collection, creation
 from kilonova.network.api import networks as network_api
 from kilonova.network.api.attributes import attr
-from kilonova.network.api.collection import Resource, View
+from kilonova.network.api.collection import Resource, View, Views
 from kilonova.network.domain import floating_ips, networks
 from kilonova.network.domain.work import Work
 from kilonova.network.errors import FloatingIPNotFound
@@ -38,7 +38,7 @@ ATTRIBUTES = a.Attributes(
 )
 
 
-async def views(reader: Reader, found: Sequence[FloatingIp]) -> list[View]:
+async def views(reader: Reader, found: Sequence[FloatingIp]) -> Views:
     ids = tuple(dict.fromkeys(floating.port_id for floating in found if floating.port_id))
     on: dict[str, Port] = {}
     for at in range(0, len(ids), 500):

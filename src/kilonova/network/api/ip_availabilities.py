@@ -1,5 +1,6 @@
 """How many addresses of each network and subnet are in use."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from kilonova.core.context import Context
@@ -12,7 +13,7 @@ from kilonova.network.service import NetworkService
 from kilonova.network.store import addresses, rows
 
 
-def _view(network: Network, subnets: list[Subnet], used: dict[str, int]) -> dict[str, Any]:
+def _view(network: Network, subnets: Sequence[Subnet], used: dict[str, int]) -> dict[str, Any]:
     parts = [
         {
             "subnet_id": subnet.id,
@@ -35,9 +36,9 @@ def _view(network: Network, subnets: list[Subnet], used: dict[str, int]) -> dict
     }
 
 
-async def _views(c: NetworkService, networks: list[Network], version: str | None) -> list[dict[str, Any]]:
+async def _views(c: NetworkService, networks: Sequence[Network], version: str | None) -> Sequence[dict[str, Any]]:
     used = await addresses.counts(c.db)
-    by_network: dict[str, list[Subnet]] = {}
+    by_network: dict[str, Any] = {}
     for subnet in await rows.subnets.where(c.db):
         if version is None or str(subnet.ip_version) == version:
             by_network.setdefault(subnet.network_id, []).append(subnet)

@@ -12,7 +12,7 @@ from kilonova.core.times import iso
 from kilonova.network.api import attributes as a
 from kilonova.network.api import collection, creation
 from kilonova.network.api.attributes import attr
-from kilonova.network.api.collection import Resource, View
+from kilonova.network.api.collection import Resource, View, Views
 from kilonova.network.domain import networks
 from kilonova.network.errors import NetworkNotFound
 from kilonova.network.model import Network
@@ -53,11 +53,12 @@ _SUBNETS = prepared(
     .order_by(subnets_table.c.created_at, subnets_table.c.id)
 )
 FEW = 20
+Texts = list[str]
 
 
-async def subnet_ids(reader: Reader, networks: Sequence[Network]) -> dict[str, list[str]]:
+async def subnet_ids(reader: Reader, networks: Sequence[Network]) -> dict[str, Texts]:
     """network -> its subnets, oldest first"""
-    out: dict[str, list[str]] = {network.id: [] for network in networks}
+    out: dict[str, Texts] = {network.id: [] for network in networks}
     if len(networks) <= FEW:
         for network in networks:
             out[network.id] = [row[1] for row in await reader.all(_SUBNETS, {"network": network.id})]
@@ -68,12 +69,12 @@ async def subnet_ids(reader: Reader, networks: Sequence[Network]) -> dict[str, l
     return out
 
 
-async def views(reader: Reader, found: Sequence[Network]) -> list[View]:
+async def views(reader: Reader, found: Sequence[Network]) -> Views:
     subnets = await subnet_ids(reader, found)
     return [view(network, subnets[network.id]) for network in found]
 
 
-def view(n: Network, subnets: list[str]) -> View:
+def view(n: Network, subnets: Texts) -> View:
     return {
         "id": n.id,
         "name": n.name,

@@ -14,7 +14,7 @@ from kilonova.network.api import attributes as a
 from kilonova.network.api import collection, creation
 from kilonova.network.api import networks as network_api
 from kilonova.network.api.attributes import attr
-from kilonova.network.api.collection import Resource, View
+from kilonova.network.api.collection import Resource, View, Views
 from kilonova.network.api.subnets import networks_by_id
 from kilonova.network.domain import ipam, networks, ports
 from kilonova.network.domain.work import Work
@@ -107,7 +107,7 @@ ATTRIBUTES = a.Attributes(
 PRIVATE = ("network:project_id", "network:tenant_id", "shared")
 
 
-async def views(reader: Reader, found: Sequence[Port]) -> list[View]:
+async def views(reader: Reader, found: Sequence[Port]) -> Views:
     parents = await networks_by_id(reader, [port.network_id for port in found])
     return [view(port, parents.get(port.network_id)) for port in found]
 
@@ -159,7 +159,7 @@ def _by_fixed_ip(values: Any) -> Any:
     for value in values:
         name, _, wanted = value.partition("=")
         kinds.setdefault(name, []).append(wanted)
-    conditions = []
+    conditions: Any = []
     for name, wanted in kinds.items():
         if name == "subnet_id":
             conditions.append(table.c.id.in_(sa.select(ip_allocations.c.port_id).where(ip_allocations.c.subnet_id.in_(wanted))))

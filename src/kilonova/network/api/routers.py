@@ -11,7 +11,7 @@ from kilonova.network.api import attributes as a
 from kilonova.network.api import collection, creation
 from kilonova.network.api import networks as network_api
 from kilonova.network.api.attributes import attr, shown, wrapped
-from kilonova.network.api.collection import Resource, View
+from kilonova.network.api.collection import Resource, View, Views
 from kilonova.network.api.ports import fixed_ips
 from kilonova.network.api.subnets import ROUTES
 from kilonova.network.domain import networks, routers
@@ -47,7 +47,7 @@ ATTRIBUTES = a.Attributes(
 )
 
 
-async def views(reader: Reader, found: Sequence[Router]) -> list[View]:
+async def views(reader: Reader, found: Sequence[Router]) -> Views:
     ids = tuple(router.gateway_port_id for router in found if router.gateway_port_id)
     gateways: dict[str, Port] = {}
     for at in range(0, len(ids), 500):

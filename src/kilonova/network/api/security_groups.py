@@ -13,7 +13,7 @@ from kilonova.core.times import iso
 from kilonova.network.api import attributes as a
 from kilonova.network.api import collection, creation
 from kilonova.network.api.attributes import attr
-from kilonova.network.api.collection import Resource, View
+from kilonova.network.api.collection import Resource, View, Views
 from kilonova.network.domain import security_groups
 from kilonova.network.domain.work import Work
 from kilonova.network.errors import SecurityGroupNotFound, SecurityGroupRuleNotFound
@@ -99,10 +99,10 @@ def rule_view(r: SecurityGroupRule, *, of_default: bool) -> View:
     }
 
 
-async def group_views(reader: Reader, found: Sequence[SecurityGroup]) -> list[View]:
+async def group_views(reader: Reader, found: Sequence[SecurityGroup]) -> Views:
     ids = tuple(group.id for group in found)
     rules = await rows.security_group_rules.where(reader, **({"security_group_id": ids} if len(ids) <= FEW else {}))
-    by_group: dict[str, list[View]] = {group.id: [] for group in found}
+    by_group: dict[str, Views] = {group.id: [] for group in found}
     default = {group.id: group.is_default for group in found}
     for rule in rules:
         if rule.security_group_id in by_group:
@@ -110,7 +110,7 @@ async def group_views(reader: Reader, found: Sequence[SecurityGroup]) -> list[Vi
     return [group_view(group, by_group[group.id]) for group in found]
 
 
-def group_view(g: SecurityGroup, rules: list[View]) -> View:
+def group_view(g: SecurityGroup, rules: Views) -> View:
     return {
         "id": g.id,
         "name": g.name,
@@ -127,7 +127,7 @@ def group_view(g: SecurityGroup, rules: list[View]) -> View:
     }
 
 
-async def rule_views(reader: Reader, found: Sequence[SecurityGroupRule]) -> list[View]:
+async def rule_views(reader: Reader, found: Sequence[SecurityGroupRule]) -> Views:
     ids = tuple(dict.fromkeys(rule.security_group_id for rule in found))
     groups = await rows.security_groups.where(reader, **({"id": ids} if len(ids) <= FEW else {}))
     by_id = {group.id: group for group in groups}

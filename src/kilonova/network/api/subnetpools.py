@@ -12,7 +12,7 @@ from kilonova.core.times import iso
 from kilonova.network.api import attributes as a
 from kilonova.network.api import collection, creation
 from kilonova.network.api.attributes import attr
-from kilonova.network.api.collection import Resource, View
+from kilonova.network.api.collection import Resource, View, Views
 from kilonova.network.domain import subnets
 from kilonova.network.domain.work import Work
 from kilonova.network.errors import BadBody, Invalid, SubnetPoolNotFound
@@ -43,7 +43,7 @@ ATTRIBUTES = a.Attributes(
 )
 
 
-async def views(reader: Reader, found: Sequence[SubnetPool]) -> list[View]:
+async def views(reader: Reader, found: Sequence[SubnetPool]) -> Views:
     return [view(pool) for pool in found]
 
 

@@ -13,7 +13,7 @@ from kilonova.network.api import attributes as a
 from kilonova.network.api import collection, creation
 from kilonova.network.api import networks as network_api
 from kilonova.network.api.attributes import attr
-from kilonova.network.api.collection import Resource, View
+from kilonova.network.api.collection import Resource, View, Views
 from kilonova.network.domain import networks, subnets
 from kilonova.network.domain.work import Work
 from kilonova.network.errors import SubnetNotFound
@@ -73,7 +73,7 @@ async def networks_by_id(reader: Reader, ids: Sequence[str]) -> dict[str, Networ
     return {network.id: network for network in found}
 
 
-async def views(reader: Reader, found: Sequence[Subnet]) -> list[View]:
+async def views(reader: Reader, found: Sequence[Subnet]) -> Views:
     parents = await networks_by_id(reader, [subnet.network_id for subnet in found])
     return [view(subnet, parents.get(subnet.network_id)) for subnet in found]
 

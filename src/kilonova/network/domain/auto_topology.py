@@ -27,7 +27,7 @@ async def get(reader: Reader, project_id: str) -> str | None:
 
 async def requirements(reader: Reader) -> tuple[Network, SubnetPool]:
     """Raises AutoAllocationFailure when the cloud's admin has not prepared what it takes."""
-    external = [n for n in await rows.networks.where(reader, is_default=True, external=True)]
+    external = await rows.networks.where(reader, is_default=True, external=True)
     if not external:
         raise AutoAllocationFailure("No default router:external network")
     pools = [pool for pool in await rows.subnetpools.where(reader, is_default=True) if pool.shared]

@@ -5,6 +5,7 @@ Inside, an address is an integer with its IP version; `key` writes it so that te
 
 import functools
 import ipaddress
+import itertools
 from collections.abc import Iterable, Sequence
 
 from kilonova.network.errors import (
@@ -112,7 +113,7 @@ def check_pools(cidr: Cidr, pools: Sequence[Pool], gateway_ip: str | None) -> No
         if gateway_ip is not None and number(pool.start) <= number(gateway_ip) <= number(pool.end):
             raise GatewayConflictWithAllocationPools(ip=gateway_ip, pool=_named(pool))
     ordered = sorted(pools, key=lambda pool: number(pool.start))
-    for one, two in zip(ordered, ordered[1:], strict=False):
+    for one, two in itertools.pairwise(ordered):
         if number(two.start) <= number(one.end):
             raise OverlappingAllocationPools(first=_named(one), second=_named(two), cidr=str(cidr))
 

@@ -39,8 +39,9 @@ def bare(w: Work, network: Network, *, project_id: str, owner: str, device_id: s
     return Port(
         id=w.runtime.uuid(), network_id=network.id, project_id=project_id, name="", description="", admin_state_up=True, status="DOWN",
         mac_address=random_mac(w), device_id=device_id, device_owner=owner, fixed_ips=(), security_groups=(), port_security_enabled=False,
-        allowed_address_pairs=(), extra_dhcp_opts=(), host="", vif_type=UNBOUND, vnic_type="normal", profile={}, propagate_uplink_status=True,
-        allocated=False, nic_index=0, nic_tag=None, hostname="", wiring_error="", tags=(), created_at=w.now, updated_at=w.now, revision=1,
+        allowed_address_pairs=(), extra_dhcp_opts=(), host="", vif_type=UNBOUND, vnic_type="normal", profile={},
+        propagate_uplink_status=True, allocated=False, nic_index=0, nic_tag=None, hostname="", wiring_error="", tags=(),
+        created_at=w.now, updated_at=w.now, revision=1,
     )  # fmt: skip
 
 

@@ -43,8 +43,8 @@ async def create(w: Work, values: dict[str, Any]) -> Router:
     await quotas.take(w, values["project_id"], "router")
     router = Router(
         id=w.runtime.uuid(), project_id=values["project_id"], name=values["name"], description=values["description"],
-        admin_state_up=values["admin_state_up"], status="ACTIVE", gateway_port_id=None, gateway_network_id=None, enable_snat=True, routes=(),
-        host=w.topology.router_host(), availability_zone_hints=values["availability_zone_hints"], tags=values.get("tags", ()),
+        admin_state_up=values["admin_state_up"], status="ACTIVE", gateway_port_id=None, gateway_network_id=None, enable_snat=True,
+        routes=(), host=w.topology.router_host(), availability_zone_hints=values["availability_zone_hints"], tags=values.get("tags", ()),
         created_at=w.now, updated_at=w.now, revision=1,
     )  # fmt: skip
     gateway = values.get("external_gateway_info")

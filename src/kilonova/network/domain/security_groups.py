@@ -59,8 +59,8 @@ async def default(w: Work, project_id: str) -> SecurityGroup:
 
 def _new(w: Work, project_id: str, name: str, description: str, *, is_default: bool = False, stateful: bool = True) -> SecurityGroup:
     return SecurityGroup(
-        id=w.runtime.uuid(), project_id=project_id, name=name, description=description, stateful=stateful, shared=False, is_default=is_default,
-        tags=(), created_at=w.now, updated_at=w.now, revision=1,
+        id=w.runtime.uuid(), project_id=project_id, name=name, description=description, stateful=stateful, shared=False,
+        is_default=is_default, tags=(), created_at=w.now, updated_at=w.now, revision=1,
     )  # fmt: skip
 
 
@@ -263,7 +263,7 @@ def _ports(values: dict[str, Any], number: int | None, protocol: str | None) -> 
         raise RuleInvalid("Must also specify protocol if port range is given.", kind="SecurityGroupProtocolRequiredWithPorts")
     if number not in WITH_PORTS:
         raise RuleInvalid(
-            "Invalid port range for protocol: only TCP, UDP, UDPLITE, SCTP and DCCP have ports; leave port_range_min and port_range_max out.",
+            "Invalid port range for protocol: only TCP, UDP, UDPLITE, SCTP and DCCP have ports; leave the port range out.",
             kind="SecurityGroupInvalidProtocolForPort",
         )
     for value in (low, high):

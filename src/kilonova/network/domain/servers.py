@@ -182,8 +182,8 @@ async def _adopt(w: Work, request: Allocate, nic: NicRequest, port_id: str, inde
         return await bind(w, port, request.host)
     new = msgspec.structs.replace(
         port, device_id=request.server_id, device_owner=f"compute:{request.availability_zone}", host=request.host,
-        vif_type=ports.vif_type(w, request.host), status="DOWN", wiring_error="", nic_index=index, nic_tag=nic.tag, hostname=request.hostname,
-        updated_at=w.now, revision=port.revision + 1,
+        vif_type=ports.vif_type(w, request.host), status="DOWN", wiring_error="", nic_index=index, nic_tag=nic.tag,
+        hostname=request.hostname, updated_at=w.now, revision=port.revision + 1,
     )  # fmt: skip
     await ports.save(w, port, new)
     return new
@@ -234,8 +234,8 @@ async def release(w: Work, server_id: str, *, only: str | None = None) -> int:
             await ports.remove(w, port)
         else:
             freed = msgspec.structs.replace(
-                port, device_id="", device_owner="", host="", vif_type=ports.UNBOUND, status="DOWN", wiring_error="", nic_index=0, nic_tag=None,
-                hostname="", updated_at=w.now, revision=port.revision + 1,
+                port, device_id="", device_owner="", host="", vif_type=ports.UNBOUND, status="DOWN", wiring_error="", nic_index=0,
+                nic_tag=None, hostname="", updated_at=w.now, revision=port.revision + 1,
             )  # fmt: skip
             await ports.save(w, port, freed)
     return len(found)

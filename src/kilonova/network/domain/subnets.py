@@ -147,7 +147,8 @@ def _check_modes(values: dict[str, Any], version: int) -> None:
         raise InvalidInput("ipv6_ra_mode or ipv6_address_mode cannot be set when enable_dhcp is set to False")
     if len(given) == 2 and ra != address:
         raise InvalidInput(
-            f"ipv6_ra_mode set to '{ra}' with ipv6_address_mode set to '{address}' is not valid. If both attributes are set, they must be the same value"
+            f"ipv6_ra_mode set to '{ra}' with ipv6_address_mode set to '{address}' is not valid. If both attributes are set, they must be "
+            "the same value"
         )
 
 
@@ -242,8 +243,9 @@ async def create_pool(w: Work, values: dict[str, Any]) -> SubnetPool:
     version = _pool_version(prefixes)
     pool = SubnetPool(
         id=w.runtime.uuid(), project_id=values["project_id"], name=values["name"], description=values["description"], ip_version=version,
-        prefixes=prefixes, **_lengths(values, version), default_quota=_plain(values.get("default_quota", UNSET), None), shared=values["shared"],
-        is_default=values["is_default"], tags=values.get("tags", ()), created_at=w.now, updated_at=w.now, revision=1,
+        prefixes=prefixes, **_lengths(values, version), default_quota=_plain(values.get("default_quota", UNSET), None),
+        shared=values["shared"], is_default=values["is_default"], tags=values.get("tags", ()), created_at=w.now, updated_at=w.now,
+        revision=1,
     )  # fmt: skip
     await _check_default_pool(w, pool)
     await rows.subnetpools.insert(w.tx, pool)

@@ -52,8 +52,9 @@ def _tail(*, tags: bool = True) -> "list[sa.Column[Any]]":
 
 networks = sa.Table(
     "networks", metadata,
-    _id(), _project(), _text("name"), _text("description"), _bool("admin_state_up"), _text("status", 16), _bool("shared"), _bool("external"),
-    _bool("is_default"), _int("mtu"), _bool("port_security_enabled"), _text("network_type", 16), _text("physical_network", 64, null=True),
+    _id(), _project(), _text("name"), _text("description"), _bool("admin_state_up"), _text("status", 16), _bool("shared"),
+    _bool("external"), _bool("is_default"), _int("mtu"), _bool("port_security_enabled"), _text("network_type", 16),
+    _text("physical_network", 64, null=True),
     _int("segmentation_id", null=True), _json("availability_zone_hints", tuple[str, ...]), *_tail(),
     sa.Column("segment_key", sa.String(128), nullable=False, unique=True),
 )  # fmt: skip
@@ -68,9 +69,11 @@ subnets = sa.Table(
 )  # fmt: skip
 ports = sa.Table(
     "ports", metadata,
-    _id(), _text("network_id", 36, index=True), _project(), _text("name"), _text("description"), _bool("admin_state_up"), _text("status", 16),
-    _text("mac_address", 17), _text("device_id", index=True), _text("device_owner"), _json("fixed_ips", tuple[model.FixedIp, ...]),
-    _json("security_groups", tuple[str, ...]), _bool("port_security_enabled"), _json("allowed_address_pairs", tuple[model.AddressPair, ...]),
+    _id(), _text("network_id", 36, index=True), _project(), _text("name"), _text("description"), _bool("admin_state_up"),
+    _text("status", 16), _text("mac_address", 17), _text("device_id", index=True), _text("device_owner"), _json("fixed_ips",
+    tuple[model.FixedIp, ...]),
+    _json("security_groups", tuple[str, ...]), _bool("port_security_enabled"),
+    _json("allowed_address_pairs", tuple[model.AddressPair, ...]),
     _json("extra_dhcp_opts", tuple[model.DhcpOption, ...]), _text("host"), _text("vif_type", 32), _text("vnic_type", 32),
     _json("profile", dict[str, object]), _bool("propagate_uplink_status"), _bool("allocated"), _int("nic_index"),
     _text("nic_tag", 60, null=True), _text("hostname"), sa.Column("wiring_error", sa.Text, nullable=False), *_tail(),
@@ -88,7 +91,8 @@ port_security_groups = sa.Table(
 )
 routers = sa.Table(
     "routers", metadata,
-    _id(), _project(), _text("name"), _text("description"), _bool("admin_state_up"), _text("status", 16), _text("gateway_port_id", 36, null=True),
+    _id(), _project(), _text("name"), _text("description"), _bool("admin_state_up"), _text("status", 16),
+    _text("gateway_port_id", 36, null=True),
     _text("gateway_network_id", 36, null=True), _bool("enable_snat"), _json("routes", tuple[model.Route, ...]), _text("host"),
     _json("availability_zone_hints", tuple[str, ...]), *_tail(),
 )  # fmt: skip
@@ -116,7 +120,8 @@ security_group_rules = sa.Table(
 )  # fmt: skip
 subnetpools = sa.Table(
     "subnetpools", metadata,
-    _id(), _project(), _text("name"), _text("description"), _int("ip_version"), _json("prefixes", tuple[str, ...]), _int("default_prefixlen"),
+    _id(), _project(), _text("name"), _text("description"), _int("ip_version"), _json("prefixes", tuple[str, ...]),
+    _int("default_prefixlen"),
     _int("min_prefixlen"), _int("max_prefixlen"), _int("default_quota", null=True), _bool("shared"), _bool("is_default"), *_tail(),
 )  # fmt: skip
 quotas = sa.Table(
