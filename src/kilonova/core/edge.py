@@ -95,7 +95,7 @@ class Edge:
             reply = Reply(None, 499)
         seconds = self.runtime.monotonic() - started
         if route is not None:
-            route.stats.add(reply.status, seconds)
+            self.collector.stats[route].add(reply.status, seconds)
         ctx = request.ctx
         self.log.sink.access(
             {

@@ -11,7 +11,7 @@ from kilonova.core.routing import Route, Stats
 class EdgeCollector:
     def __init__(self, service: str, routes: Iterable[Route], extra: "dict[str, tuple[str, float]] | None" = None) -> None:
         self.service = service
-        self.routes = list(routes)
+        self.stats: dict[Route, Stats] = {route: Stats() for route in routes}
         self.gauges: dict[str, tuple[str, float]] = extra or {}
 
     def collect(self) -> Iterator[Metric]:
@@ -19,17 +19,17 @@ class EdgeCollector:
         seconds = HistogramMetricFamily(
             "kilonova_request_seconds", "Seconds from request line to reply", labels=["service", "method", "path", "action"]
         )
-        for route in self.routes:
-            if not route.stats.statuses:
+        for route, stats in self.stats.items():
+            if not stats.statuses:
                 continue
             labels = [self.service, route.method, route.path, route.action]
-            for status, count in sorted(route.stats.statuses.items()):
+            for status, count in sorted(stats.statuses.items()):
                 requests.add_metric([*labels, str(status)], count)
             total, buckets = 0, []
-            for bound, count in zip([*map(str, Stats.BOUNDS), "+Inf"], route.stats.buckets, strict=True):
+            for bound, count in zip([*map(str, Stats.BOUNDS), "+Inf"], stats.buckets, strict=True):
                 total += count
                 buckets.append((bound, float(total)))
-            seconds.add_metric(labels, buckets, route.stats.seconds)
+            seconds.add_metric(labels, buckets, stats.seconds)
         yield requests
         yield seconds
         for name, (about, value) in self.gauges.items():

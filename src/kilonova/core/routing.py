@@ -37,7 +37,6 @@ class Route:
         "policy",
         "query",
         "since",
-        "stats",
         "status",
         "stream",
         "until",
@@ -75,7 +74,6 @@ class Route:
         self.stream = stream
         self.name = name or handler.__name__
         self.query = query
-        self.stats = Stats()
 
     def decoder(self, version: Version) -> "msgspec.json.Decoder[Any] | None":
         found: msgspec.json.Decoder[Any] | None = None

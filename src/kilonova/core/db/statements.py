@@ -69,7 +69,7 @@ class Compiled:
         compiled: SQLCompiler = element.compile(dialect=dialect)
         self._element_compiled = compiled
         self._expanding = bool(compiled.post_compile_params or compiled.literal_execute_params)
-        self._literals = any(bind.value is not None or bind.callable is not None for bind in compiled.binds.values())
+        self._literals = any(not bind.required for bind in compiled.binds.values())
         self.names: list[str] = list(compiled.positiontup or ())
         processors: Mapping[str, Any] = compiled._bind_processors
         self.binds: list[tuple[str, Processor]] = [(name, f) for name, f in processors.items() if callable(f)]
