@@ -40,6 +40,9 @@ from kilonova.image.drivers import load as load_store
 from kilonova.image.edge import edge as image_edge
 from kilonova.image.policies import RULES as IMAGE_RULES
 from kilonova.image.service import ImageService
+from kilonova.metadata import config as metadata_config
+from kilonova.metadata.app import MetadataApp
+from kilonova.metadata.service import MetadataService
 from kilonova.network import config as network_config
 from kilonova.network.agent import NetworkAgent
 from kilonova.network.drivers import Driver as Dataplane
@@ -67,6 +70,7 @@ OPTIONS: tuple[config_module.Options, ...] = (
     placement_config.OPTIONS,
     compute_config.OPTIONS,
     network_config.OPTIONS,
+    metadata_config.OPTIONS,
 )
 
 
@@ -134,7 +138,7 @@ class Cloud:
         self.tasks = Tasks(runtime, self.log)
         self.machines = machines or Machines()
         self.owner = runtime.uuid()
-        self.edges: dict[str, Edge] = {}
+        self.edges: dict[str, Edge | MetadataApp] = {}
         self.took_s: dict[str, float] = {}
         """Seconds that making and starting each service took so far."""
         self.compute_agents: list[ComputeAgent] = []
@@ -147,10 +151,11 @@ class Cloud:
         self.image: ImageService | None = self._image(image_store) if "image" in plan.services else None
         self.placement: PlacementService | None = self._placement() if "placement" in plan.services else None
         self.network: NetworkService | None = self._network() if "network" in plan.services else None
-        self.metadata: Any = None
+        self.metadata: MetadataService | None = None
         self.compute: ComputeService | None = None
         if "compute" in plan.services:
             self.compute = self._compute()
+            self.metadata = self._metadata(self.compute)
         self.edges = {name: self.edges[name] for name in PORTS if name in self.edges}
 
     @contextmanager
@@ -263,6 +268,21 @@ class Cloud:
             ]
         return service
 
+    def _metadata(self, compute: ComputeService) -> MetadataService:
+        """Guests always have it; its HTTP face for signing proxies is the service `metadata`."""
+        assert self.network is not None
+        with self.timed("metadata"):
+            service = MetadataService(
+                compute=compute,
+                network=self.network,
+                runtime=self.runtime,
+                log=self.log.child("metadata"),
+                settings=self.settings(metadata_config.OPTIONS),
+            )
+            if "metadata" in self.plan.services:
+                self.edges["metadata"] = MetadataApp(service)
+        return service
+
     def hosts(self) -> list[str]:
         return [f"host-{i + 1}" for i in range(self.plan.hosts)] if self.plan.driver == "fake" else [self.plan.node]
 
@@ -307,8 +327,7 @@ class Cloud:
         """A guest's request to 169.254.169.254."""
         if self.metadata is None:
             return MetadataReply(status=503)
-        reply: MetadataReply = await self.metadata.handle(request)
-        return reply
+        return await self.metadata.handle(request)
 
     async def _fetch(self, image_id: str, path: str) -> None:
         """An image's bytes into a file: a copy within this machine, else in pieces through the contract."""
