@@ -58,3 +58,8 @@ class Superseded(errors.Error):
 
     code = "compute.superseded"
     title = "Server {server} has been asked for something else meanwhile."
+
+
+class Removed(errors.Gone):
+    code = "compute.removed"
+    title = "This resource is no longer available. No forwarding address is given."

@@ -19,6 +19,7 @@ from kilonova.compute.api import (
     queries,
     quota_classes,
     quota_sets,
+    removed,
     server_ips,
     server_lock,
     server_metadata,
@@ -150,9 +151,12 @@ RESOURCE_ROUTES: tuple[Route, ...] = (
     _of_server("GET", "/os-instance-actions", instance_actions.index, "os-instance-actions:list", query=instance_actions.LIST),
     _of_server("GET", "/os-instance-actions/{request_id}", instance_actions.show, "os-instance-actions:show"),
     # actions
+    *(Route("POST", "/servers/{server_id}/action", removed.removed, ANY_TOKEN, action=name) for name in removed.ACTIONS),
     _action("lock", server_lock.lock, "os-lock-server:lock", server_lock.LOCK),
     _action("unlock", server_lock.unlock, "os-lock-server:unlock", server_lock.Unlock),
     _action("os-resetState", server_state.reset, "os-admin-actions:reset_state", server_state.Reset),
     _action("addSecurityGroup", server_security_groups.add, "os-security-groups:add", server_security_groups.Add),
     _action("removeSecurityGroup", server_security_groups.remove, "os-security-groups:remove", server_security_groups.Remove),
+    # gone
+    *(Route(method, path, removed.removed, ANY_TOKEN) for methods, path in removed.PATHS for method in methods.split()),
 )  # fmt: skip

@@ -112,14 +112,24 @@ def _shows_specs(req: Request) -> bool:
     return req.version >= (2, 61) and req.allowed("os_compute_api:os-flavor-extra-specs:index", mine)
 
 
-def brief(req: Request, flavor: Flavor) -> dict[str, Any]:
-    document = {"id": flavor.id, "name": flavor.name, "links": links(req, "flavors", flavor.id)}
+def _bases(req: Request) -> tuple[str, str]:
+    """What stands before an id in the links of a flavor; the same for all of a list."""
+    own, bookmark = (link["href"] for link in links(req, "flavors", ""))
+    return own, bookmark
+
+
+def _links(bases: tuple[str, str], flavor_id: str) -> list[dict[str, str]]:
+    return [{"rel": "self", "href": bases[0] + flavor_id}, {"rel": "bookmark", "href": bases[1] + flavor_id}]
+
+
+def brief(req: Request, bases: tuple[str, str], flavor: Flavor) -> dict[str, Any]:
+    document: dict[str, Any] = {"id": flavor.id, "name": flavor.name, "links": _links(bases, flavor.id)}
     if req.version >= (2, 55):
-        document["description"] = flavor.description  # type: ignore[assignment]
+        document["description"] = flavor.description
     return document
 
 
-def view(req: Request, flavor: Flavor, specs: bool) -> dict[str, Any]:
+def view(req: Request, flavor: Flavor, specs: bool, bases: tuple[str, str] | None = None) -> dict[str, Any]:
     """specs: whether the caller may see extra specs."""
     version = req.version
     document: dict[str, Any] = {
@@ -133,7 +143,7 @@ def view(req: Request, flavor: Flavor, specs: bool) -> dict[str, Any]:
         "vcpus": flavor.vcpus,
         "os-flavor-access:is_public": flavor.is_public,
         "rxtx_factor": flavor.rxtx_factor,
-        "links": links(req, "flavors", flavor.id),
+        "links": _links(bases or _bases(req), flavor.id),
     }
     if version >= (2, 102):
         del document["rxtx_factor"], document["OS-FLV-DISABLED:disabled"]
@@ -182,7 +192,9 @@ async def _listed(c: ComputeService, ctx: Context, req: Request) -> list[Flavor]
     if name is not None:
         found = [f for f in found if name in f.name]
     field = _SORT[req.one("sort_key") or "flavorid"]
-    found.sort(key=lambda f: (getattr(f, field) is not None, getattr(f, field) if getattr(f, field) is not None else ""))
+    if field != "id":
+        # None comes first.
+        found.sort(key=lambda f: ((value := getattr(f, field)) is not None, "" if value is None else value))
     if req.one("sort_dir") == "desc":
         found.reverse()
     return queries.page(req, found, _ident, c.settings["api"].max_limit)
@@ -201,13 +213,13 @@ def _collection(c: ComputeService, req: Request, rows: list[Flavor], documents: 
 
 
 async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
-    rows = await _listed(c, ctx, req)
-    return _collection(c, req, rows, [brief(req, f) for f in rows])
+    rows, bases = await _listed(c, ctx, req), _bases(req)
+    return _collection(c, req, rows, [brief(req, bases, f) for f in rows])
 
 
 async def detail(c: ComputeService, ctx: Context, req: Request) -> Any:
-    rows, specs = await _listed(c, ctx, req), _shows_specs(req)
-    return _collection(c, req, rows, [view(req, f, specs) for f in rows])
+    rows, specs, bases = await _listed(c, ctx, req), _shows_specs(req), _bases(req)
+    return _collection(c, req, rows, [view(req, f, specs, bases) for f in rows])
 
 
 async def show(c: ComputeService, ctx: Context, req: Request, flavor_id: str) -> Any:
