@@ -151,6 +151,14 @@ def test_zones(compute: Run) -> None:
     compute(story)
 
 
+def test_there_are_no_aggregates(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        assert (await client(w, "admin:p9").get("/v2.1/os-aggregates")).json == {"aggregates": []}
+        assert (await client(w).get("/v2.1/os-aggregates")).status == 403
+
+    compute(story)
+
+
 def test_old_hosts(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
         await boot(client(w))

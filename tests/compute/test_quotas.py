@@ -113,12 +113,10 @@ def test_usage_report(compute: Run) -> None:
         path = "/v2.1/os-simple-tenant-usage"
         assert (await member.get(f"{path}/p1")).json == {"tenant_usage": {}}
         server = await boot(member)
-        day = w.runtime.now_us() // 86_400_000_000 * 86_400_000_000
-        assert day > 0
         for version in ("2.1", "2.40", "2.75", "2.100"):
             report = (await member.at(version).get(f"{path}/p1?start=2020-01-01T00:00:00&end=2100-01-01T00:00:00")).json["tenant_usage"]
             assert [s["instance_id"] for s in report["server_usages"]] == [server["id"]]
-            assert report["total_hours"] > 1000
+            assert 0 < report["total_hours"] < 0.1, "a server is not charged for the future"
             assert report["total_memory_mb_usage"] == pytest.approx(report["total_hours"] * 512)
             brief = (await admin.at(version).get(path)).json["tenant_usages"]
             assert [u["tenant_id"] for u in brief] == ["p1"]

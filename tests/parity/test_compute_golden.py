@@ -110,7 +110,7 @@ def test_the_recorded_exchanges(tmp_path: Path) -> None:
             replay.world = w
             report = await replay.run(load("compute"))
             print(report)
-            report.check(at_least=156, not_served_at_most=40)
+            report.check(at_least=158, not_served_at_most=38)
         finally:
             await w.stop()
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from kilonova.compute.api import (
+    aggregates,
     availability_zones,
     extensions,
     extra_specs,
@@ -95,6 +96,7 @@ RESOURCE_ROUTES: tuple[Route, ...] = (
         query=simple_tenant_usage.SHOW, deferred=True,
     ),
     # what runs where
+    Route("GET", "/os-aggregates", aggregates.index, _P + "os-aggregates:index", query=_NONE),
     Route("GET", "/os-availability-zone", availability_zones.index, _P + "os-availability-zone:list", query=_NONE),
     Route("GET", "/os-availability-zone/detail", availability_zones.detail, _P + "os-availability-zone:detail", query=_NONE),
     Route("GET", "/os-services", services.index, _P + "os-services:list", query=services.LIST),

@@ -40,7 +40,7 @@ def _hours(s: Used, start: int, end: int) -> float:
 
 
 def _server(s: Used, start: int, end: int) -> dict[str, Any]:
-    ended = s.terminated_at if s.terminated_at is not None else None
+    ended = s.terminated_at
     return {
         "instance_id": s.id,
         "name": s.name,
@@ -57,8 +57,10 @@ def _server(s: Used, start: int, end: int) -> dict[str, Any]:
     }
 
 
-def _usage(project_id: str, found: list[Used], start: int, end: int, detailed: bool) -> dict[str, Any]:
-    weighted = [(_hours(s, start, end), s.flavor) for s in found]
+def _usage(project_id: str, found: list[Used], start: int, end: int, now: int, detailed: bool) -> dict[str, Any]:
+    """What has been used until now; the period may end later."""
+    until = max(start, min(end, now))
+    weighted = [(_hours(s, start, until), s.flavor) for s in found]
     out: dict[str, Any] = {
         "tenant_id": project_id,
         "total_local_gb_usage": sum(h * (f.root_gb + f.ephemeral_gb) for h, f in weighted),
@@ -69,7 +71,7 @@ def _usage(project_id: str, found: list[Used], start: int, end: int, detailed: b
         "stop": times.iso_us(end),
     }
     if detailed:
-        out["server_usages"] = [_server(s, start, end) for s in found]
+        out["server_usages"] = [_server(s, start, until) for s in found]
     return out
 
 
@@ -92,8 +94,8 @@ async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
     projects: dict[str, list[Used]] = {}
     for s in rows:
         projects.setdefault(s.project_id, []).append(s)
-    detailed = req.one("detailed") == "1"
-    out: dict[str, Any] = {"tenant_usages": [_usage(p, found, start, end, detailed) for p, found in projects.items()]}
+    detailed, now = req.one("detailed") == "1", c.runtime.now_us()
+    out: dict[str, Any] = {"tenant_usages": [_usage(p, found, start, end, now, detailed) for p, found in projects.items()]}
     return {**out, "tenant_usages_links": following} if following else out
 
 
@@ -101,5 +103,5 @@ async def show(c: ComputeService, ctx: Context, req: Request, project_id: str) -
     req.authorize(req.route.policy, {"project_id": project_id})
     start, end = _period(c, req)
     rows, following = _paged(c, req, await tallies.used(c.cell_db, start, end + 1, project_id))
-    out: dict[str, Any] = {"tenant_usage": _usage(project_id, rows, start, end, True) if rows else {}}
+    out: dict[str, Any] = {"tenant_usage": _usage(project_id, rows, start, end, c.runtime.now_us(), True) if rows else {}}
     return {**out, "tenant_usage_links": following} if following else out
