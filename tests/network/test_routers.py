@@ -215,6 +215,8 @@ def test_bad_floating_ips(run: Run) -> None:
             await user.create("floatingips", floating_network_id=ext["id"])
         await refused(409, "IpAddressGenerationFailure")
         assert len(await user.list("floatingips")) == 13
+        await admin.delete("networks", ext["id"])
+        assert await user.list("floatingips") == []
 
     run(story)
 

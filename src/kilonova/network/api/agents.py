@@ -59,6 +59,8 @@ def _matches(view: dict[str, Any], name: str, values: Sequence[str]) -> bool:
 
 
 async def list(c: NetworkService, ctx: Context, req: Request) -> Any:
+    """Who may see none gets none, as in any list."""
+    req.authorized = True
     hosts = {host.host: host for host in await rows.hosts.where(c.db, order=("host",))}
     now = c.runtime.now_us()
     found = [
@@ -70,11 +72,15 @@ async def list(c: NetworkService, ctx: Context, req: Request) -> Any:
         values = req.every(name)
         if values:
             found = [view for view in found if _matches(view, name, values)]
+    found = [view for view in found if req.allowed("get_agent", view)]
     fields = [name for name in req.every("fields") if name]
     return {"agents": [{name: view[name] for name in fields if name in view} for view in found] if fields else found}
 
 
-async def _get(c: NetworkService, agent_id: str) -> tuple[Agent, Host]:
+async def _get(c: NetworkService, req: Request, agent_id: str, rule: str = "") -> tuple[Agent, Host]:
+    req.authorize("get_agent", {}, AgentNotFound(id=shown(agent_id)))
+    if rule:
+        req.authorize(rule, {})
     agent = await rows.agents.get(c.db, agent_id)
     host = await rows.hosts.get(c.db, agent.host) if agent is not None else None
     if agent is None or host is None:
@@ -83,12 +89,12 @@ async def _get(c: NetworkService, agent_id: str) -> tuple[Agent, Host]:
 
 
 async def show(c: NetworkService, ctx: Context, req: Request, agent_id: str) -> Any:
-    agent, host = await _get(c, agent_id)
+    agent, host = await _get(c, req, agent_id)
     return {"agent": _view(c, agent, host, c.runtime.now_us())}
 
 
 async def update(c: NetworkService, ctx: Context, req: Request, agent_id: str, body: Any) -> Any:
-    agent, host = await _get(c, agent_id)
+    agent, host = await _get(c, req, agent_id, "update_agent")
     values = wrapped(body, "agent")
     if not isinstance(values, dict):
         raise BadBody("Resource body required")
@@ -108,7 +114,7 @@ async def update(c: NetworkService, ctx: Context, req: Request, agent_id: str, b
 
 async def delete(c: NetworkService, ctx: Context, req: Request, agent_id: str) -> Reply:
     """The row. An agent that lives comes back when it registers next; a host without agents is forgotten."""
-    agent, host = await _get(c, agent_id)
+    agent, host = await _get(c, req, agent_id, "delete_agent")
 
     async def run(w: Work) -> bool:
         await rows.agents.delete(w.tx, agent.id)

@@ -12,6 +12,8 @@ from kilonova.network.model import Network, Subnet
 from kilonova.network.service import NetworkService
 from kilonova.network.store import addresses, rows
 
+RULE = "get_network_ip_availability"
+
 
 def _view(network: Network, subnets: Sequence[Subnet], used: dict[str, int]) -> dict[str, Any]:
     parts = [
@@ -46,15 +48,18 @@ async def _views(c: NetworkService, networks: Sequence[Network], version: str | 
 
 
 async def list(c: NetworkService, ctx: Context, req: Request) -> Any:
+    req.authorized = True
     found = await rows.networks.where(c.db)
     for name, read in (("network_id", "id"), ("network_name", "name"), ("tenant_id", "project_id"), ("project_id", "project_id")):
         values = req.every(name)
         if values:
             found = [network for network in found if getattr(network, read) in values]
-    return {"network_ip_availabilities": await _views(c, found, req.one("ip_version"))}
+    views = await _views(c, found, req.one("ip_version"))
+    return {"network_ip_availabilities": [view for view in views if req.allowed(RULE, view)]}
 
 
 async def show(c: NetworkService, ctx: Context, req: Request, network_id: str) -> Any:
+    req.authorize(RULE, {}, NetworkNotFound(id=shown(network_id)))
     network = await rows.networks.get(c.db, network_id)
     if network is None:
         raise NetworkNotFound(id=shown(network_id))

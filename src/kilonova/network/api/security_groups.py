@@ -60,7 +60,7 @@ RULE = a.Attributes(
     "security_group_rules",
     a.ID,
     attr("security_group_id", a.uuid, "cfs", a.REQUIRED),
-    attr("remote_group_id", a.or_none(a.uuid), "cfs", None),
+    attr("remote_group_id", a.or_none(a.text(36)), "cfs", None),
     attr("direction", a.one_of("ingress", "egress"), "cfs", a.REQUIRED),
     attr("protocol", a.or_none(protocol), "cfs", None),
     attr("port_range_min", a.or_none(a.integer), "cfs", None),

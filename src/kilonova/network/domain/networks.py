@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET
 
 from kilonova.network import model
-from kilonova.network.domain import dhcp, quotas
+from kilonova.network.domain import dhcp, floating_ips, quotas
 from kilonova.network.domain.work import Work
 from kilonova.network.errors import (
     DefaultExternalNetworkExists,
@@ -156,6 +156,10 @@ async def touch(w: Work, network: Network) -> Network:
 
 
 async def delete(w: Work, network: Network) -> None:
+    """Floating IPs that are on no port go with their network."""
+    for floating in await rows.floating_ips.where(w.tx, floating_network_id=network.id):
+        if floating.port_id is None:
+            await floating_ips.delete(w, floating)
     users = [port.id for port in await rows.ports.where(w.tx, network_id=network.id) if port.device_owner not in model.AUTO_DELETED]
     if users:
         raise NetworkInUse(id=network.id, ports=", ".join(users[:10]))

@@ -242,8 +242,8 @@ def normal(values: dict[str, Any]) -> dict[str, Any]:
 def _ports(values: dict[str, Any], number: int | None, protocol: str | None) -> tuple[int | None, int | None]:
     low, high = values.get("port_range_min"), values.get("port_range_max")
     if number in ICMP and protocol is not None:
-        low = None if low == -1 else low
-        high = None if high == -1 else high
+        if (low, high) == (-1, -1):
+            return None, None
         for field, attr, value in (("port_range_min", "type", low), ("port_range_max", "code", high)):
             if value is not None and not 0 <= value <= 255:
                 raise RuleInvalid(
