@@ -79,6 +79,16 @@ def matches(wanted: Sequence[str], text: str) -> bool:
 # ---------------------------------------------------------------- reading the source
 
 
+def statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Every statement with those inside it. Expressions, which are most of a tree, are left alone."""
+    waiting: list[ast.stmt] = list(reversed(tree.body))
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for field in ("body", "orelse", "finalbody"):
+            waiting += reversed(getattr(node, field, ()))
+
+
 class Source:
     """One module: its functions by name, and what it imports."""
 
@@ -86,12 +96,11 @@ class Source:
         self.path = path
         self.tree = ast.parse(path.read_text())
         self.functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
-        for node in ast.walk(self.tree):
+        self.imports: dict[str, str] = {}
+        for node in statements(self.tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 self.functions.setdefault(node.name, node)
-        self.imports: dict[str, str] = {}
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("kilonova"):
+            elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("kilonova"):
                 for name in node.names:
                     self.imports[name.asname or name.name] = f"{node.module}.{name.name}"
 
@@ -185,35 +194,60 @@ class Named:
     def __call__(self, *arguments: Any, **options: Any) -> "Named":
         return self
 
+    def __getitem__(self, key: Any) -> "Named":
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        """What its module says, where that is a literal. (Without this, __getitem__ would make it a sequence without an end.)"""
+        found = module_file(self._dotted)
+        for node in source(found[0]).tree.body if found else ():
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+            if any(isinstance(target, ast.Name) and found and target.id == found[1] for target in targets):
+                assert isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None
+                return iter(ast.literal_eval(node.value))
+        raise TypeError(self._dotted)
+
     def __str__(self) -> str:
         return self._dotted
 
+    def __format__(self, form: str) -> str:
+        """A path or a policy made from a value that is not known here."""
+        return UNKNOWN
 
-def routes() -> list[Line]:
-    return [line for path in sorted(TOP.glob("*/routes.py")) for line in routes_of(path)]
+
+UNKNOWN = "\0"
 
 
-def routes_of(path: Path) -> list[Line]:
-    """What a routes.py says. It is run with stand-ins for its imports: importing every service would take most of a second."""
-    service = path.parent.name
-    try:
-        made = _run(path)["ROUTES"]
-    except Exception:  # it does more with its imports than name them
-        made = importlib.import_module(f"kilonova.{service}.routes").ROUTES
-        return [
-            Line(
-                service=service,
-                method=route.method,
-                path=route.path,
-                handler=f"{route.handler.__module__}.{route.handler.__qualname__}",
-                policy=route.policy,
-                action=route.action,
-                since=route.since,
-                until=route.until,
-            )
-            for route in made
-        ]
-    return list(made)
+def routes(*, whole: bool = False) -> list[Line]:
+    """What every routes.py says. They are run with stand-ins for their imports: importing every service would take most of a second.
+
+    Lines that are made from values of other modules are missing, unless `whole`: then the services that have such lines are imported.
+    """
+    out: list[Line] = []
+    for path in sorted(TOP.glob("*/routes.py")):
+        try:
+            lines = list(_run(path)["ROUTES"])
+        except Exception:  # it does more with its imports than name them
+            lines = []
+        known = [line for line in lines if UNKNOWN not in line.path + line.policy]
+        out += _imported(path.parent.name) if whole and (not lines or len(known) < len(lines)) else known
+    return out
+
+
+def _imported(service: str) -> list[Line]:
+    return [
+        Line(
+            service=service,
+            method=route.method,
+            path=route.path,
+            handler=f"{route.handler.__module__}.{route.handler.__qualname__}",
+            policy=route.policy,
+            action=route.action,
+            since=route.since,
+            until=route.until,
+        )
+        for route in importlib.import_module(f"kilonova.{service}.routes").ROUTES
+    ]
 
 
 def _run(path: Path) -> dict[str, Any]:
@@ -248,16 +282,20 @@ def find(words: Sequence[str]) -> list[Step]:
     wanted = [root for word in words for root in roots(word)]
     steps: list[Step] = []
     shown: set[Path] = set()
-    lines = routes()
-    named = [line for line in lines if line.action and roots(line.action) == wanted]
-    called_so = named or [line for line in lines if matches(wanted, _words(line))]
-    for line in called_so or [line for line in lines if matches(wanted, f"{_words(line)} {line.path} {line.policy}")]:
+    for line in _called(routes(), wanted) or _called(routes(whole=True), wanted):
         steps.append(Step(kind="route", place=f"{line.method} {line.path} {line.action}".strip(), about=_route_about(line)))
         steps += _handler(line, shown)
         if len(steps) > MOST:
             return steps
     steps += _files(wanted, shown)
     return (steps or list(_functions(wanted)))[:MOST]
+
+
+def _called(lines: Sequence[Line], wanted: Sequence[str]) -> list[Line]:
+    """Actions of exactly this name; else routes that an operator would call so; else those with the words in their path or policy."""
+    named = [line for line in lines if line.action and roots(line.action) == wanted]
+    called_so = named or [line for line in lines if matches(wanted, _words(line))]
+    return called_so or [line for line in lines if matches(wanted, f"{_words(line)} {line.path} {line.policy}")]
 
 
 def _words(line: Line) -> str:
@@ -281,7 +319,8 @@ def _handler(line: Line, shown: set[Path]) -> Iterator[Step]:
     if found is None:
         return
     module = source(found[0])
-    function = module.functions.get(found[1].partition(".")[0])
+    first, _, last = found[1].partition(".")
+    function = module.functions.get(first) or module.functions.get(last.rpartition(".")[2])
     if function is None:
         yield Step(kind="handler", place=f"{module.name}:1", about=line.handler)
         return
@@ -350,6 +389,8 @@ def _functions(wanted: Sequence[str]) -> Iterator[Step]:
     """The last resort: functions with these words in their names, below the API."""
     for kind in ("domain", "ops", "agent", "drivers", "scheduler"):
         for path in sorted(TOP.glob(f"*/{kind}/**/*.py")):
+            if not any(matches(wanted, name) for name in re.findall(r"def ([a-z]\w*)", path.read_text())):
+                continue  # parsing is what takes time
             for function in source(path).functions.values():
                 if matches(wanted, function.name) and not function.name.startswith("_"):
                     about = f"{function.name}  {first_sentence(ast.get_docstring(function))}".rstrip()
