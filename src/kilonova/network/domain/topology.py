@@ -93,6 +93,9 @@ class Topology:
         self._on_router: dict[str, dict[str, None]] = {}
         self._compiled_networks: dict[str, tuple[rpc.Network, tuple[rpc.Subnet, ...]]] = {}
         self._compiled_groups: dict[str, rpc.SecurityGroup] = {}
+        self._compiled_remotes: dict[RemoteKey, rpc.RemotePort] = {}
+        self._compiled_peers: dict[tuple[str, ...], dict[str, rpc.Peer]] = {}
+        """VXLAN networks -> every host that has one of them, as the others see it."""
 
     # ---- marks
 
@@ -118,6 +121,7 @@ class Topology:
         if self.vteps.get(host) == vtep_ip:
             return
         self.vteps[host] = vtep_ip
+        self._compiled_peers.clear()
         for network_id, places in self._places.items():
             if host in places:
                 self._peers_changed(network_id)
@@ -126,6 +130,7 @@ class Topology:
                         self._tell_remote(network_id, mac, where)
 
     def drop_host(self, host: str) -> None:
+        self._compiled_peers.clear()
         if self.vteps.pop(host, None) is not None:
             for network_id, places in self._places.items():
                 if host in places:
@@ -143,12 +148,14 @@ class Topology:
 
     def put_network(self, network: model.Network) -> None:
         self.networks[network.id] = network
+        self._compiled_peers.clear()
         self._network_changed(network.id)
 
     def drop_network(self, network_id: str) -> None:
         self.networks.pop(network_id, None)
         self.subnets.pop(network_id, None)
         self._compiled_networks.pop(network_id, None)
+        self._compiled_peers.clear()
         self._dhcp.pop(network_id, None)
 
     def put_subnet(self, subnet: model.Subnet) -> None:
@@ -204,6 +211,7 @@ class Topology:
         return network is not None and network.network_type == "vxlan"
 
     def _peers_changed(self, network_id: str) -> None:
+        self._compiled_peers.clear()
         if self._is_vxlan(network_id):
             for host in self._places.get(network_id, ()):
                 self._mark(host).peers = True
@@ -217,6 +225,7 @@ class Topology:
     def _drop_remote(self, network_id: str, mac: str) -> None:
         entries = self._remote.get(network_id, {})
         found = entries.pop(mac, None)
+        self._compiled_remotes.pop((network_id, mac), None)
         if found is not None:
             self._tell_remote(network_id, mac, found[0])
         if not entries:
@@ -508,16 +517,24 @@ class Topology:
         vtep_ip = self.vteps.get(where)
         if where in ("", host) or not vtep_ip or not self._is_vxlan(network_id):
             return None
-        return rpc.RemotePort(network_id=network_id, mac=mac, ips=ips, vtep_ip=vtep_ip)
+        found = self._compiled_remotes.get((network_id, mac))
+        if found is None or found.vtep_ip != vtep_ip or found.ips != ips:
+            found = rpc.RemotePort(network_id=network_id, mac=mac, ips=ips, vtep_ip=vtep_ip)
+            self._compiled_remotes[(network_id, mac)] = found
+        return found
 
     def _peers_of(self, host: str, networks: Iterable[str]) -> tuple[rpc.Peer, ...]:
-        shared: dict[str, list[str]] = {}
-        for network_id in networks:
-            if self._is_vxlan(network_id):
+        vxlan = tuple(network_id for network_id in networks if self._is_vxlan(network_id))
+        everyone = self._compiled_peers.get(vxlan)
+        if everyone is None:
+            shared: dict[str, list[str]] = {}
+            for network_id in vxlan:
                 for other in self._places.get(network_id, ()):
-                    if other != host and self.vteps.get(other):
+                    if self.vteps.get(other):
                         shared.setdefault(other, []).append(network_id)
-        return tuple(rpc.Peer(vtep_ip=self.vteps[other], network_ids=tuple(shared[other])) for other in sorted(shared))
+            everyone = {other: rpc.Peer(vtep_ip=self.vteps[other], network_ids=tuple(shared[other])) for other in sorted(shared)}
+            self._compiled_peers[vxlan] = everyone
+        return tuple([peer for other, peer in everyone.items() if other != host])
 
     def _router(self, router_id: str) -> rpc.Router | None:
         router = self.routers.get(router_id)
