@@ -78,7 +78,8 @@ def test_a_thousand_servers_twice_with_one_seed_are_one_log(tmp_path: Path) -> N
 
 
 def test_the_log_does_not_depend_on_how_python_hashes(tmp_path: Path) -> None:
-    code = f"from tests.sim.test_whole_cloud import digest; from pathlib import Path; print(digest(Path({str(tmp_path)!r}) / 'h' / str(1), 3, 30))"
+    place = f"Path({str(tmp_path)!r}) / 'h' / str(1)"
+    code = f"from tests.sim.test_whole_cloud import digest; from pathlib import Path; print(digest({place}, 3, 30))"
     outputs = []
     for number in ("1", "2"):
         (tmp_path / "h").mkdir(exist_ok=True)
