@@ -175,6 +175,9 @@ def test_filters(run: Run) -> None:
         assert await ids(f"?fixed_ips=subnet_id={two['subnet']['id']}&device_owner=") == [port["id"]]
         assert await ids("?fixed_ips=ip_address=10.1.0.151") == []
         assert await ids("?fixed_ips=ip_address_substr=.150") == [port["id"]]
+        both = await user.put("ports", port["id"], fixed_ips=[{"ip_address": "10.1.0.150"}, {"ip_address": "10.1.0.77"}])
+        assert await ids("?fixed_ips=ip_address_substr=0.77") == [both["id"]]
+        assert await ids(f"?fixed_ips=ip_address_substr={two['subnet']['id'][:4]}") == []
         assert await ids(f"?security_groups={port['security_groups'][0]}&network_id={two['id']}") == [port["id"]]
         assert await ids(f"?mac_address={nic.mac}") == [nic.port_id]
         assert await ids("?status=NOPE") == []

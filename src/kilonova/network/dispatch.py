@@ -1,7 +1,8 @@
 """Sends each host what has changed for it, in order, one batch at a time.
 
 What a host's own ports and routers wait for goes out at once; news about others (addresses, members of groups, peers) is collected for a
-moment, so that a storm of boots becomes few messages. A host that does not answer is left alone until its agent asks for its state.
+moment, so that a storm of boots becomes few messages: for `window_s`, and the longer the last round took, so that news costs a bounded
+share of the process. A host that does not answer is left alone until its agent asks for its state.
 """
 
 from kilonova.core.bus import Bus
@@ -14,6 +15,9 @@ from kilonova.network.domain.topology import Topology
 
 SIDE_BY_SIDE = 8
 CALL_TIMEOUT_S = 120.0
+PAUSE = 4
+"""A round of news is followed by a pause this many times as long as it took, at most MAX_WINDOW_S."""
+MAX_WINDOW_S = 0.5
 
 
 class Dispatcher:
@@ -30,6 +34,8 @@ class Dispatcher:
         self._asked = 0
         self._sending: dict[str, None] = {}
         self._collecting = False
+        self._round_began: float | None = None
+        self._round_s = 0.0
 
     def kick(self) -> None:
         """Something may have changed."""
@@ -41,8 +47,9 @@ class Dispatcher:
             self.tasks.start("collect network news", self._collect())
 
     async def _collect(self) -> None:
-        await self.runtime.sleep(self.window_s)
+        await self.runtime.sleep(max(self.window_s, min(PAUSE * self._round_s, MAX_WINDOW_S)))
         self._collecting = False
+        self._round_began = self.runtime.monotonic()
         urgent, calm = self.topology.waiting()
         for host in [*urgent, *calm]:
             self._start(host)
@@ -63,12 +70,15 @@ class Dispatcher:
                     if self.online.get(host) != epoch:
                         return
                     await self._stage(host, stage)
-        except Error as error:
+        except Exception as error:
             if self.online.get(host) == epoch:
                 self.online.pop(host, None)
-            self.log.warning("host does not take commands; it is synchronised when it is back", host=host, error=error)
+            log = self.log.warning if isinstance(error, Error) else self.log.error
+            log("host does not take commands; it is synchronised when it is back", host=host, error=error)
         finally:
             self._sending.pop(host, None)
+            if not self._sending and self._round_began is not None:
+                self._round_s, self._round_began = self.runtime.monotonic() - self._round_began, None
             if self.online.get(host) not in (None, epoch):
                 self.kick()
 

@@ -108,7 +108,6 @@ class Port(msgspec.Struct, frozen=True):
     vif_type: str
     vnic_type: str
     profile: dict[str, object]
-    propagate_uplink_status: bool
     allocated: bool
     nic_index: int
     nic_tag: str | None

@@ -22,7 +22,6 @@ from kilonova.network.domain.topology import Topology
 from kilonova.network.domain.work import Work
 from kilonova.network.errors import ServerGroupNotFound, ServerHasNoPorts
 from kilonova.network.model import Agent, Host, Port
-from kilonova.network.store import quotas as quota_store
 from kilonova.network.store import rows, statuses
 from kilonova.network.store.rows import Stale
 from kilonova.network.store.tables import metadata
@@ -30,6 +29,7 @@ from kilonova.network.store.tables import metadata
 T = TypeVar("T")
 RETRIES = 40
 POLL_S = 1.0
+GRACE_S = 5.0
 BEAT_WINDOW_S = 2.0
 AGENT_TYPES = ("DHCP agent", "L3 agent", "Metadata agent", "Open vSwitch agent")
 NO_HOST = "the port is not bound to a host"
@@ -57,6 +57,7 @@ class NetworkService:
             topology=self.topology, bus=bus, tasks=self.tasks, runtime=runtime, log=log, window_s=settings["network_agent"].batch_window
         )
         self._wiring: dict[str, asyncio.Event] = {}
+        self.beat_window_s = BEAT_WINDOW_S
         self._beats: dict[str, int] = {}
         self._beating = False
         self._dhcp_ready: dict[str, None] = {}
@@ -73,15 +74,19 @@ class NetworkService:
             rpc.Heartbeat: self._heartbeat,
         }
         self.bus.serve(rpc.FACTS, handlers)
-        for host in self.topology.vteps:
-            try:
-                await self.bus.call(rpc.agent_address(host), rpc.Resync(), 5.0)
-            except Exception as error:
-                self.log.debug("no agent yet", host=host, error=error)
+        if self.topology.vteps:
+            self.tasks.start("call network agents", self._call_agents())
 
     async def stop(self) -> None:
         self.bus.silence(rpc.FACTS)
         await self.tasks.stop()
+
+    async def _call_agents(self) -> None:
+        """Agents that outlived this service are asked to register anew; those that start with it do so by themselves."""
+        await self.runtime.sleep(GRACE_S)
+        for host in list(self.topology.vteps):
+            if host not in self.dispatcher.online:
+                self.bus.cast(rpc.agent_address(host), rpc.Resync())
 
     async def rebuild(self) -> None:
         """Derive the topology from the rows anew."""
@@ -170,6 +175,7 @@ class NetworkService:
                 await rows.agents.insert(
                     w.tx, Agent(id=self.runtime.uuid(), host=told.host, agent_type=kind, admin_state_up=True, description=None)
                 )
+            await statuses.host_known(w.tx, told.host, now)
 
         await self.write(service_context("network"), body)
         self.topology.put_host(told.host, told.vtep_ip)
@@ -209,7 +215,7 @@ class NetworkService:
             self.tasks.start("network heartbeats", self._write_beats())
 
     async def _write_beats(self) -> None:
-        await self.runtime.sleep(BEAT_WINDOW_S)
+        await self.runtime.sleep(self.beat_window_s)
         self._beating = False
         beats, self._beats = self._beats, {}
         now = self.runtime.now_us()
@@ -397,10 +403,6 @@ class NetworkService:
             return (await security_groups.default(w, ctx.project_id or "")).id
         found = await servers.group_ids(w.tx, ctx.project_id or "", (name,))
         return found[0] if found else fail(ServerGroupNotFound(name=name, project=ctx.project_id))
-
-    async def port_quota(self, project_id: str) -> int:
-        own = (await quota_store.of(self.db, project_id)).get("port", (0, None))[1]
-        return int(self.settings["network_quotas"].quota_port) if own is None else own
 
 
 def _as_user(ctx: Context) -> Context:

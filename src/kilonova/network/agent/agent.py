@@ -101,8 +101,9 @@ class NetworkAgent:
                 state = await self.bus.call(rpc.FACTS, rpc.StateWanted(host=self.host))
                 self._generation += 1
                 done = await self.driver.sync(state)
-            except (DriverError, Error) as error:
-                self.log.warning("synchronisation failed", host=self.host, error=error)
+            except Exception as error:
+                log = self.log.warning if isinstance(error, (DriverError, Error)) else self.log.error
+                log("synchronisation failed", host=self.host, error=error)
                 self._resync_later()
                 return False
         self.syncs += 1
@@ -142,9 +143,10 @@ class NetworkAgent:
                     return
                 try:
                     fact = await run(message)
-                except DriverError as error:
-                    self.log.warning("command failed", host=self.host, command=type(message).__name__, error=error)
-                    failure = _failure(message, error.reason)
+                except Exception as error:
+                    log = self.log.warning if isinstance(error, DriverError) else self.log.error
+                    log("command failed", host=self.host, command=type(message).__name__, error=error)
+                    failure = _failure(message, error.reason if isinstance(error, DriverError) else "an error of the network driver")
                     if failure is not None:
                         self._report(failure)
                     self._resync_later()

@@ -1,6 +1,5 @@
 """Agents: each host's one agent shows as the four that OpenStack's tools look for. Zones and service providers."""
 
-import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import msgspec
 
 from kilonova.core.context import Context
 from kilonova.core.http import Reply, Request
+from kilonova.core.times import iso
 from kilonova.network.api import attributes as a
 from kilonova.network.api.attributes import shown, wrapped
 from kilonova.network.domain.work import Work
@@ -28,7 +28,7 @@ FILTERS = ("id", "agent_type", "binary", "topic", "host", "admin_state_up", "ali
 
 
 def _time(us: int) -> str:
-    return datetime.datetime.fromtimestamp(us // 1_000_000, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return iso(us).removesuffix("Z").replace("T", " ")
 
 
 def _view(c: NetworkService, agent: Agent, host: Host, now: int) -> dict[str, Any]:

@@ -31,8 +31,8 @@ _NOT_FILTERS = frozenset(("fields", "sort_key", "sort_dir", "limit", "marker", "
 
 class Resource(Generic[S]):
     """views: rows as documents, in bulk. `private` are keys of a document that only policy sees. `scope` is the SQL condition under which
-    somebody who is no admin sees a row (its parameter is scope_project). `custom`: filters that are not columns, name -> (service's reader,
-    values) -> SQL condition."""
+    somebody who is no admin sees a row (its parameter is scope_project). `custom`: filters that are not columns, name ->
+    (values) -> SQL condition. `sieve`: a filter on rows for what SQL cannot say."""
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Resource(Generic[S]):
         private: Sequence[str] = (),
         custom: Mapping[str, Callable[[list[str]], Any]] | None = None,
         collection: str = "",
+        sieve: Callable[[Request], Callable[[S], bool] | None] | None = None,
     ) -> None:
         self.attributes = attributes
         self.name = attributes.name
@@ -55,6 +56,7 @@ class Resource(Generic[S]):
         self.views = views
         self.private = tuple(private)
         self.custom = dict(custom or {})
+        self.sieve = sieve or (lambda req: None)
         self.scope = scope or (lambda: rows.table.c.project_id == sa.bindparam("scope_project"))
         self.get_rule = f"get_{self.name}"
         self.hiding = [(a.name, f"get_{self.name}:{a.name}") for a in attributes.guarded if f"get_{self.name}:{a.name}" in RULE_NAMES]
@@ -178,7 +180,8 @@ def _page(c: Any, req: Request, res: Resource[S]) -> _Page:
     reverse = (req.one("page_reverse") or "").lower() == "true"
     marker = req.one("marker") or None
     tagged = any(key in TAG_FILTERS for key, _ in req.query)
-    return _Page(tuple(keys), limit, marker, reverse, not reverse and not tagged and (marker is None or not keys))
+    in_sql = not reverse and not tagged and res.sieve(req) is None and (marker is None or not keys)
+    return _Page(tuple(keys), limit, marker, reverse, in_sql)
 
 
 def _converted(column: Any, values: list[str]) -> list[Any]:
@@ -312,6 +315,9 @@ async def listing(c: Any, ctx: Context, req: Request, res: Resource[S]) -> dict[
     req.authorized = True
     page = _page(c, req, res)
     rows = _tagged(req, await rows_for(c, ctx, req, res, page))
+    sieve = res.sieve(req)
+    if sieve is not None:
+        rows = [row for row in rows if sieve(row)]
     rows, following, before = _cut(page, rows)
     fields = [name for name in req.every("fields") if name]
     views = await res.views(c.db, rows)

@@ -154,7 +154,7 @@ def scope() -> Any:
 
 
 def _by_fixed_ip(values: Any) -> Any:
-    """fixed_ips=ip_address=…, subnet_id=… or ip_address_substr=…: values of one kind are alternatives, kinds add up."""
+    """fixed_ips=ip_address=… or subnet_id=…: values of one kind are alternatives, kinds add up."""
     kinds: dict[str, Any] = {}
     for value in values:
         name, _, wanted = value.partition("=")
@@ -166,15 +166,15 @@ def _by_fixed_ip(values: Any) -> Any:
         elif name == "ip_address":
             keys = [ipam.key_of(ip) for ip in wanted if _is_ip(ip)]
             conditions.append(table.c.id.in_(sa.select(ip_allocations.c.port_id).where(ip_allocations.c.ip_key.in_(keys))))
-        elif name == "ip_address_substr":
-            conditions.append(sa.or_(*(_substring(part) for part in wanted)))
     return sa.and_(*conditions) if conditions else None
 
 
-def _substring(part: str) -> Any:
-    """Ports with an address that has this in it, looked for behind the member's name in the text of fixed_ips."""
-    escaped = part.replace("/", "//").replace("%", "/%").replace("_", "/_").replace('"', "")
-    return sa.cast(table.c.fixed_ips, sa.Text).like(f'%"ip/_address":"%{escaped}%"}}%', escape="/")
+def _by_substring(req: Request) -> Any:
+    """fixed_ips=ip_address_substr=…: ports with an address that has this in it."""
+    parts = [value.partition("=")[2] for value in req.every("fixed_ips") if value.startswith("ip_address_substr=")]
+    if not parts:
+        return None
+    return lambda port: any(part in fixed.ip_address for fixed in port.fixed_ips for part in parts)
 
 
 def _is_ip(text: str) -> bool:
@@ -197,6 +197,7 @@ PORTS = Resource(
     scope=scope,
     private=PRIVATE,
     custom={"fixed_ips": _by_fixed_ip, "security_groups": _by_group},
+    sieve=_by_substring,
 )
 
 

@@ -40,8 +40,8 @@ def bare(w: Work, network: Network, *, project_id: str, owner: str, device_id: s
         id=w.runtime.uuid(), network_id=network.id, project_id=project_id, name="", description="", admin_state_up=True, status="DOWN",
         mac_address=random_mac(w), device_id=device_id, device_owner=owner, fixed_ips=(), security_groups=(), port_security_enabled=False,
         allowed_address_pairs=(), extra_dhcp_opts=(), host="", vif_type=UNBOUND, vnic_type="normal", profile={},
-        propagate_uplink_status=True, allocated=False, nic_index=0, nic_tag=None, hostname="", wiring_error="", tags=(),
-        created_at=w.now, updated_at=w.now, revision=1,
+        allocated=False, nic_index=0, nic_tag=None, hostname="", wiring_error="", tags=(), created_at=w.now,
+        updated_at=w.now, revision=1,
     )  # fmt: skip
 
 
@@ -90,7 +90,6 @@ async def create(w: Work, network: Network, subnets: Sequence[Subnet], values: d
         extra_dhcp_opts=_options(values.get("extra_dhcp_opts")),
         vnic_type=values.get("binding:vnic_type", "normal"),
         profile=values.get("binding:profile") or {},
-        propagate_uplink_status=values.get("propagate_uplink_status", True),
         host=host,
         vif_type=vif_type(w, host),
         hostname=values.get("hostname", ""),
@@ -158,7 +157,6 @@ async def update(w: Work, old: Port, network: Network, subnets: Sequence[Subnet]
         "device_id",
         "device_owner",
         "port_security_enabled",
-        "propagate_uplink_status",
         "hostname",
         "nic_tag",
         "nic_index",

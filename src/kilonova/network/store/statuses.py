@@ -34,6 +34,11 @@ _FLOATING_READY = prepared(
     .where(f.router_id == _bind("router"), f.status != "ACTIVE")
     .values(status=_bind("active"), updated_at=_bind("at"), revision=f.revision + _bind("one"))
 )
+_KNOWN = prepared(
+    sa.update(ports)
+    .where(p.host == _bind("on_host"), p.vif_type == _bind("was_type"))
+    .values(vif_type=_bind("bound"), updated_at=_bind("at"), revision=p.revision + _bind("one"))
+)
 _BEAT = prepared(sa.update(hosts).where(hosts.c.host == _bind("on_host")).values(heartbeat_at=_bind("at")))
 _HOMELESS = prepared(sa.select(routers.c.id).where(routers.c.host == "").order_by(routers.c.created_at, routers.c.id))
 _DEVICE = prepared(sa.select(p.device_id, p.network_id).where(p.id == _bind("port")))
@@ -49,6 +54,11 @@ async def port_wired(tx: Transaction, port_id: str, host: str, at: int) -> int:
 
 async def port_failed(tx: Transaction, port_id: str, host: str, reason: str, at: int) -> int:
     return await tx.run(_FAILED, {"port": port_id, "on_host": host, "down": "DOWN", "why": reason[:2000] or "unknown", "at": at, "one": 1})
+
+
+async def host_known(tx: Transaction, host: str, at: int) -> int:
+    """Ports that were bound to the host before its agent had ever reported are bound well after all."""
+    return await tx.run(_KNOWN, {"on_host": host, "was_type": "binding_failed", "bound": "bridge", "at": at, "one": 1})
 
 
 async def dhcp_ready(tx: Transaction, network_id: str, at: int) -> int:

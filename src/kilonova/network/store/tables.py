@@ -75,7 +75,7 @@ ports = sa.Table(
     _json("security_groups", tuple[str, ...]), _bool("port_security_enabled"),
     _json("allowed_address_pairs", tuple[model.AddressPair, ...]),
     _json("extra_dhcp_opts", tuple[model.DhcpOption, ...]), _text("host"), _text("vif_type", 32), _text("vnic_type", 32),
-    _json("profile", dict[str, object]), _bool("propagate_uplink_status"), _bool("allocated"), _int("nic_index"),
+    _json("profile", dict[str, object]), _bool("allocated"), _int("nic_index"),
     _text("nic_tag", 60, null=True), _text("hostname"), sa.Column("wiring_error", sa.Text, nullable=False), *_tail(),
     sa.UniqueConstraint("network_id", "mac_address", name="uq_ports_mac"),
 )  # fmt: skip
