@@ -26,7 +26,7 @@ from kilonova.core.context import service_context
 from kilonova.core.db import SQLite
 from kilonova.core.edge import Edge
 from kilonova.core.log import Log, Sink
-from kilonova.core.policy import Policy, Rule
+from kilonova.core.policy import POLICY_OPTIONS, Policy, Rule, overrides
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
 from kilonova.identity import config as identity_config
@@ -71,6 +71,7 @@ OPTIONS: tuple[config_module.Options, ...] = (
     compute_config.OPTIONS,
     network_config.OPTIONS,
     metadata_config.OPTIONS,
+    POLICY_OPTIONS,
 )
 
 
@@ -139,6 +140,9 @@ class Cloud:
         self.machines = machines or Machines()
         self.owner = runtime.uuid()
         self.edges: dict[str, Edge | MetadataApp] = {}
+        self._policy_file = str(Path(plan.state) / self.conf["oslo_policy"]["policy_file"])
+        self._policy_overrides = overrides(self._policy_file)
+        self._policy_known: set[str] = set()
         self.took_s: dict[str, float] = {}
         """Seconds that making and starting each service took so far."""
         self.compute_agents: list[ComputeAgent] = []
@@ -157,6 +161,8 @@ class Cloud:
             self.compute = self._compute()
             self.metadata = self._metadata(self.compute)
         self.edges = {name: self.edges[name] for name in PORTS if name in self.edges}
+        for name in sorted(set(self._policy_overrides) - self._policy_known):
+            self.log.warning("policy file names an unknown rule; it has no effect", file=self._policy_file, rule=name)
 
     @contextmanager
     def timed(self, service: str) -> Iterator[None]:
@@ -170,7 +176,10 @@ class Cloud:
         return {group: config_module.settings(self.conf, options, group) for group in options}
 
     def policy(self, rules: Sequence[Rule]) -> Policy:
-        return Policy(rules)
+        """A service's rules with what policy.yaml says of them on top."""
+        known = {rule.name for rule in rules}
+        self._policy_known |= known
+        return Policy(rules, {name: check for name, check in self._policy_overrides.items() if name in known})
 
     def _public(self, service: str) -> str:
         """What links begin with: the Host header's address, unless the cloud has a public name."""

@@ -9,13 +9,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import yaml
+from oslo_config import cfg
 from oslo_policy import _checks
 from oslo_policy.policy import Rules
 
+from kilonova.core.config import Options
 from kilonova.core.context import Context
 
 Target = Mapping[str, Any]
 Check = Callable[[Context, Target], bool]
+
+
+POLICY_OPTIONS: Options = {
+    "oslo_policy": [
+        cfg.StrOpt(
+            "policy_file", default="policy.yaml", help="Overrides of policy rules, for all services; relative to the state directory."
+        )
+    ]
+}
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -28,6 +40,22 @@ class Rule(msgspec.Struct, frozen=True):
 
 class PolicyError(Exception):
     """A rule is unknown, refers to an unknown rule, or does not parse."""
+
+
+def overrides(path: str) -> dict[str, str]:
+    """The rules of a policy.yaml (or .json, which is YAML too); none when there is no file. Raises PolicyError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = yaml.safe_load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in found.items()):
+        raise PolicyError(f'{path}: it is a mapping of rule names to checks, for example "os_compute_api:servers:show": "role:reader".')
+    return found
 
 
 class Policy:

@@ -1,12 +1,16 @@
 """The HTTP application on port 8775, for a proxy that stands before the guests (Neutron's metadata agent).
 
 The proxy names the server in X-Instance-ID and signs it with a secret it shares with us; without that configuration every request is
-404. Plain ASGI rather than the edge: whatever path a guest thinks of arrives here, so nothing of the service's own (health, metrics) may.
+404. Plain ASGI rather than the edge: whatever path a guest thinks of arrives here. /healthz and /metrics are answered only
+to requests that do not come through a proxy (which always names the server).
 """
 
 import hashlib
 import hmac
 
+import msgspec
+
+from kilonova.core import metrics
 from kilonova.core.errors import Error
 from kilonova.core.http import Receive, Scope, Send
 from kilonova.metadata.service import MetadataService
@@ -21,10 +25,16 @@ def signature(secret: str, server_id: str) -> str:
 class MetadataApp:
     def __init__(self, service: MetadataService) -> None:
         self.service = service
+        self.collector = metrics.EdgeCollector("metadata", ())
+        self.answered = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        if scope["path"] in ("/healthz", "/metrics") and not any(key == b"x-instance-id" for key, _ in scope["headers"]):
+            await _send(self._own(scope["path"]), send, bodiless=scope["method"] == "HEAD")
+            return
+        self.answered += 1
         try:
             reply = await self._answer(scope)
         except Error as error:
@@ -34,6 +44,15 @@ class MetadataApp:
             self.service.log.error("metadata request failed", path=scope["path"], error=error)
             reply = _plain(500, "An unknown error has occurred. Please try your request again.")
         await _send(reply, send, bodiless=scope["method"] == "HEAD")
+
+    def _own(self, path: str) -> MetadataReply:
+        if path == "/healthz":
+            body = msgspec.json.encode({"service": "metadata", "status": "ok"})
+            return MetadataReply(status=200, headers=(("Content-Type", "application/json"),), body=body)
+        self.collector.gauges["metadata_proxied"] = ("Requests of metadata proxies answered", self.answered)
+        return MetadataReply(
+            status=200, headers=(("Content-Type", "text/plain; version=0.0.4; charset=utf-8"),), body=metrics.render(self.collector)
+        )
 
     async def _answer(self, scope: Scope) -> MetadataReply:
         settings = self.service.settings["neutron"]
