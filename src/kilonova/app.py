@@ -134,6 +134,7 @@ class Cloud:
         self.sink = sink
         self.log = Log("kilonova", sink)
         self.conf = config_module.build(OPTIONS, plan.config_files, plan.overrides)
+        self.conf.set_default("endpoint_override", plan.url("image"), group="glance")
         self.db = SQLite(database or str(Path(plan.state) / "kilonova.db"), runtime, synchronous=synchronous)
         self.bus = InProcessBus(runtime, self.log.child("bus"))
         self.tasks = Tasks(runtime, self.log)

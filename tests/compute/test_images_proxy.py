@@ -1,7 +1,11 @@
 """Images through compute, as clients before 2.36 ask."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+from kilonova.app import Cloud, Plan
+from kilonova.core.log import Sink
+from kilonova.core.runtime import Runtime
 from kilonova.testing.compute import ComputeWorld
 from kilonova.testing.fakes import IMAGE
 from tests.compute.test_flavors import client
@@ -45,3 +49,13 @@ def test_image_metadata(compute: Run) -> None:
         assert (await c.at("2.39").get(path)).status == 404
 
     compute(story)
+
+
+def test_links_lead_to_the_clouds_own_image_service(tmp_path: Path) -> None:
+    """Unless a file or an override names another address."""
+    plain = Plan(state=str(tmp_path), port_offset=1000)
+    elsewhere = Plan(state=str(tmp_path), overrides={("glance", "endpoint_override"): "https://images.example"})
+    for plan, address in ((plain, "http://127.0.0.1:10292"), (elsewhere, "https://images.example")):
+        cloud = Cloud(plan, Runtime(), Sink((tmp_path / "log").open("w")), database=":memory:")
+        assert cloud.compute is not None
+        assert cloud.compute.settings["glance"].endpoint_override == address

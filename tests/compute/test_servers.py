@@ -8,6 +8,7 @@ from kilonova.core.context import service_context
 from kilonova.testing.asgi import Client
 from kilonova.testing.compute import ComputeWorld
 from kilonova.testing.fakes import IMAGE, NETWORK
+from tests.compute.test_flavors import client
 
 Run = Callable[..., None]
 
@@ -16,9 +17,9 @@ def wanted(**changes: Any) -> dict[str, Any]:
     return {"server": {"name": "s1", "imageRef": IMAGE, "flavorRef": "1", "networks": [{"uuid": NETWORK}], **changes}}
 
 
-async def until(client: Client, server_id: str, status: str) -> dict[str, Any]:
+async def until(c: Client, server_id: str, status: str) -> dict[str, Any]:
     for _ in range(500):
-        reply = await client.get(f"/v2.1/servers/{server_id}")
+        reply = await c.get(f"/v2.1/servers/{server_id}")
         if reply.status == 404 and status == "gone":
             return {}
         assert reply.status == 200, reply
@@ -29,15 +30,15 @@ async def until(client: Client, server_id: str, status: str) -> dict[str, Any]:
     raise AssertionError(f"still {server['status']} {server.get('fault')}")
 
 
-async def boot(client: Client, **changes: Any) -> dict[str, Any]:
-    reply = await client.post("/v2.1/servers", wanted(**changes))
+async def boot(c: Client, **changes: Any) -> dict[str, Any]:
+    reply = await c.post("/v2.1/servers", wanted(**changes))
     assert reply.status == 202, reply
-    return await until(client, reply.json["server"]["id"], "ACTIVE")
+    return await until(c, reply.json["server"]["id"], "ACTIVE")
 
 
 def test_a_server_boots_stops_starts_reboots_and_goes(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
-        member, admin = w.client(), w.client("admin:p9")
+        member, admin = client(w), client(w, "admin:p9")
         reply = await member.post("/v2.1/servers", wanted(metadata={"a": "b"}, description="d"))
         assert reply.status == 202
         made = reply.json["server"]
@@ -75,8 +76,8 @@ def test_a_server_boots_stops_starts_reboots_and_goes(compute: Run) -> None:
 
 def test_foreign_servers_are_not_there(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
-        server = await boot(w.client())
-        other, reader = w.client("member:p2"), w.client("reader:p1")
+        server = await boot(client(w))
+        other, reader = client(w, "member:p2"), client(w, "reader:p1")
         path = f"/v2.1/servers/{server['id']}"
         assert (await other.get(path)).status == 404
         assert (await other.delete(path)).status == 404
@@ -85,20 +86,19 @@ def test_foreign_servers_are_not_there(compute: Run) -> None:
         assert (await reader.get(path)).status == 200
         assert (await reader.delete(path)).status == 403
         assert (await reader.post(path + "/action", {"os-stop": None})).status == 403
-        assert (await w.client().get(f"/v2.1/{'a' * 32}/servers")).status == 400
+        assert (await client(w).get(f"/v2.1/{'a' * 32}/servers")).status == 400
 
     compute(story)
 
 
 def test_no_host_says_why_for_each_filter(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
-        admin = w.client("admin:p1")
+        admin = client(w, "admin:p1")
         flavors = {"id": "9", "name": "huge", "vcpus": 1, "ram_mb": 10_000_000, "root_gb": 1}
         from kilonova.compute.model import Flavor
         from kilonova.compute.store import flavors as store
 
         await w.db.transact(lambda tx: store.insert(tx, Flavor(**flavors)))  # type: ignore[arg-type]
-        w.compute.settings["quota"].ram = -1
         reply = await admin.post("/v2.1/servers", wanted(flavorRef="9"))
         assert reply.status == 202, reply
         server = await until(admin, reply.json["server"]["id"], "ERROR")
@@ -109,7 +109,7 @@ def test_no_host_says_why_for_each_filter(compute: Run) -> None:
         assert (await admin.delete(f"/v2.1/servers/{server['id']}")).status == 204
         await until(admin, server["id"], "gone")
 
-    compute(story)
+    compute(story, settings={("quota", "ram"): -1})
 
 
 def test_a_failing_host_is_left_for_another_and_nothing_leaks(compute: Run) -> None:
@@ -117,7 +117,7 @@ def test_a_failing_host_is_left_for_another_and_nothing_leaks(compute: Run) -> N
         for driver in list(w.drivers.values())[:1]:
             driver.fail_next(1)
         w.network.fail_wiring = 1
-        server = await boot(w.client())
+        server = await boot(client(w))
         assert server["status"] == "ACTIVE"
         assert sum(len(m.guests) for m in w.machines.values()) == 1
         assert len(await w.placement.allocations(service_context("test"))) == 1
@@ -128,8 +128,8 @@ def test_a_failing_host_is_left_for_another_and_nothing_leaks(compute: Run) -> N
 def test_when_every_host_fails_the_server_tells_it(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
         w.network.fail_wiring = 99
-        reply = await w.client().post("/v2.1/servers", wanted())
-        server = await until(w.client(), reply.json["server"]["id"], "ERROR")
+        reply = await client(w).post("/v2.1/servers", wanted())
+        server = await until(client(w), reply.json["server"]["id"], "ERROR")
         assert "could not be wired: the host's agent says no" in server["fault"]["message"]
         assert await w.placement.allocations(service_context("test")) == ()
         assert w.network.ports == {}
@@ -139,15 +139,15 @@ def test_when_every_host_fails_the_server_tells_it(compute: Run) -> None:
 
 def test_quota_is_exact_under_concurrency(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
-        replies = await asyncio.gather(*(w.client().post("/v2.1/servers", wanted()) for _ in range(30)))
+        replies = await asyncio.gather(*(client(w).post("/v2.1/servers", wanted()) for _ in range(30)))
         assert sorted(r.status for r in replies) == [202] * 10 + [403] * 20
         refused = next(r for r in replies if r.status == 403)
         assert refused.json["forbidden"]["message"] == "Quota exceeded for instances: Requested 1, but already used 10 of 10 instances"
         ids = [r.json["server"]["id"] for r in replies if r.status == 202]
-        await asyncio.gather(*(w.client().delete(f"/v2.1/servers/{i}") for i in ids))
+        await asyncio.gather(*(client(w).delete(f"/v2.1/servers/{i}") for i in ids))
         for i in ids:
-            await until(w.client(), i, "gone")
-        assert (await w.client().post("/v2.1/servers", wanted())).status == 202
+            await until(client(w), i, "gone")
+        assert (await client(w).post("/v2.1/servers", wanted())).status == 202
 
     compute(story)
 
@@ -157,10 +157,10 @@ def test_deleting_while_building_leaves_nothing(compute: Run) -> None:
         for driver in w.drivers.values():
             driver.config = type(driver.config)(hypervisor_hostname=driver.config.hypervisor_hostname, spawn_delay_s=0.05)
         for wait in (0, 0.001, 0.01, 0.04):
-            made = (await w.client().post("/v2.1/servers", wanted())).json["server"]["id"]
+            made = (await client(w).post("/v2.1/servers", wanted())).json["server"]["id"]
             await asyncio.sleep(wait)
-            assert (await w.client().delete(f"/v2.1/servers/{made}")).status == 204
-            await until(w.client(), made, "gone")
+            assert (await client(w).delete(f"/v2.1/servers/{made}")).status == 204
+            await until(client(w), made, "gone")
         assert not any(m.guests for m in w.machines.values())
         assert await w.placement.allocations(service_context("test")) == ()
         assert w.network.ports == {}
@@ -170,7 +170,7 @@ def test_deleting_while_building_leaves_nothing(compute: Run) -> None:
 
 def test_bad_requests_say_which_field(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
-        member = w.client()
+        member = client(w)
         for change, text in (
             ({"flavorRef": "zz"}, "Flavor zz could not be found."),
             ({"imageRef": "a2459075-d96c-40d5-893e-577ff92e7222"}, "Can not find requested image"),
@@ -193,9 +193,9 @@ def test_bad_requests_say_which_field(compute: Run) -> None:
         body = wanted()
         del body["server"]["networks"]
         assert (await member.post("/v2.1/servers", body)).status == 400
-        assert (await w.client(version="2.36").post("/v2.1/servers", body)).status == 202
-        assert (await w.client(version="2.999").get("/v2.1/servers")).status == 406
-        assert (await w.client(version="x").get("/v2.1/servers")).status == 400
+        assert (await client(w, version="2.36").post("/v2.1/servers", body)).status == 202
+        assert (await client(w, version="2.999").get("/v2.1/servers")).status == 406
+        assert (await client(w, version="x").get("/v2.1/servers")).status == 400
         assert (await member.patch("/v2.1/servers", {})).status == 404
 
     compute(story)
@@ -203,7 +203,7 @@ def test_bad_requests_say_which_field(compute: Run) -> None:
 
 def test_lists_filter_sort_and_page(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
-        member = w.client()
+        member = client(w)
         for name in ("a1", "b2", "a3"):
             await boot(member, name=name)
 
@@ -235,7 +235,7 @@ def test_lists_filter_sort_and_page(compute: Run) -> None:
         ):
             assert (await member.get("/v2.1/servers" + bad)).status == 400, bad
         assert (await member.get("/v2.1/servers?all_tenants=1")).status == 403
-        assert len((await w.client("admin:p9").get("/v2.1/servers/detail?all_tenants=1")).json["servers"]) == 3
+        assert len((await client(w, "admin:p9").get("/v2.1/servers/detail?all_tenants=1")).json["servers"]) == 3
         update = await member.put(
             f"/v2.1/servers/{(await member.get('/v2.1/servers')).json['servers'][0]['id']}", {"server": {"name": "new"}}
         )
@@ -247,10 +247,36 @@ def test_lists_filter_sort_and_page(compute: Run) -> None:
 
 def test_a_guest_that_stops_by_itself_does_not_stay_active(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
-        server = await boot(w.client())
+        server = await boot(client(w))
         for driver in w.drivers.values():
             if server["id"] in [g.server_id for g in await driver.list_guests()]:
                 await driver.stop_itself(server["id"])
-        assert (await until(w.client(), server["id"], "SHUTOFF"))["OS-EXT-STS:power_state"] == 4
+        assert (await until(client(w), server["id"], "SHUTOFF"))["OS-EXT-STS:power_state"] == 4
+
+    compute(story)
+
+
+def test_a_server_tells_its_images_properties_but_kernel_and_ramdisk(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        image = "00000000-0000-4000-9000-0000000000bb"
+        w.images.put(image, properties={"kernel_id": IMAGE, "ramdisk_id": IMAGE, "os_distro": "debian"})
+        server = await boot(client(w), imageRef=image)
+        assert server["image"]["properties"] == {"os_distro": "debian"}
+        old = (await client(w, version="2.97").get(f"/v2.1/servers/{server['id']}")).json["server"]
+        assert set(old["image"]) == {"id", "links"}
+
+    compute(story)
+
+
+def test_versions_and_their_refusal(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        c = Client(w.edge)
+        for path, ident in (("/v2", "v2.0"), ("/v2/", "v2.0"), ("/v1.1", "v2.0"), ("/v2.1", "v2.1"), ("/v2.1/", "v2.1")):
+            assert (await c.get(path)).json["version"]["id"] == ident
+        for version in ("2.999", "1.0"):
+            reply = await client(w, version=version).get("/v2.1/servers")
+            assert reply.status == 406
+            assert reply.headers["openstack-api-version"] == f"compute {version}"
+            assert reply.headers["x-openstack-nova-api-version"] == version
 
     compute(story)

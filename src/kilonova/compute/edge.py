@@ -14,11 +14,11 @@ from kilonova.core.http import Request
 from kilonova.core.policy import Policy
 
 _PREFIX = re.compile(r"^(/v2\.1|/v2|/v1\.1)(?:/([0-9a-fA-F\-]{32,36}))?(/.*)?$")
-_ALIASES = {"/v2": "/v2.1", "/v1.1": "/v2.1"}
+_DOCUMENTS = {"/v2": "/v2", "/v1.1": "/v2", "/v2.1": "/v2.1"}
 
 
 def mount(path: str) -> tuple[str, str] | None:
-    """/v2.1/servers and /v2.1/<project>/servers are /servers; / and /v2.1 are the version documents."""
+    """/v2.1/servers and /v2.1/<project>/servers are /servers; /, /v2 and /v2.1 are the version documents."""
     if path == "/":
         return "", "/"
     found = _PREFIX.match(path)
@@ -26,7 +26,7 @@ def mount(path: str) -> tuple[str, str] | None:
         return None
     version, project, rest = found.groups()
     if not rest or rest == "/":
-        return version, _ALIASES.get(version, version) if project is None else "/unknown"
+        return version, _DOCUMENTS[version] if project is None else "/unknown"
     return version + (f"/{project}" if project else ""), rest
 
 

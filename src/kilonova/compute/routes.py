@@ -8,6 +8,7 @@ _S = "os_compute_api:servers:"
 ROUTES = (
     Route("GET", "/", versions.list, PUBLIC),
     Route("GET", "/v2.1", versions.show_version, PUBLIC),
+    Route("GET", "/v2", versions.show_old_version, PUBLIC),
     # servers
     Route("GET", "/servers", server_list.brief, _S + "index"),
     Route("GET", "/servers/detail", server_list.detail, _S + "detail"),

@@ -298,9 +298,8 @@ class Query:
                 )
             direction = dirs[i] if i < len(dirs) else dirs[-1] if dirs else "desc"
             if direction not in ("asc", "desc"):
-                raise BadRequest(
-                    f"Invalid input for query parameters sort_dir. Value: {direction[:50]}. '{direction[:50]}' is not one of ['asc', 'desc']"
-                )
+                given = direction[:50]
+                raise BadRequest(f"Invalid input for query parameters sort_dir. Value: {given}. '{given}' is not one of ['asc', 'desc']")
             out.append((key, direction == "desc"))
         return out or [("created_at", True)]
 

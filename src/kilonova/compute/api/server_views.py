@@ -32,6 +32,8 @@ SHAPES: tuple[Version, ...] = (
 )
 """Versions at which the document changes."""
 CACHE = 50_000
+_NOT_SHOWN = ("kernel_id", "ramdisk_id")
+"""Properties of an image that a server's document leaves out: they have fields of their own."""
 
 
 def shape(version: Version) -> Version:
@@ -87,7 +89,7 @@ def _image(req: Request, server: Server, version: Version) -> Any:
         return ""
     out: dict[str, Any] = {"id": server.image_id, "links": links(req, "images", server.image_id)[1:]}
     if version >= (2, 98):
-        out["properties"] = server.image_properties
+        out["properties"] = {k: v for k, v in server.image_properties.items() if k not in _NOT_SHOWN}
     return out
 
 
