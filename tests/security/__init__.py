@@ -1,0 +1,1 @@
+"""Attacks on the whole cloud in process. Names carry the row of docs/security.md."""
