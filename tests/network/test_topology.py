@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kilonova.network import rpc
+from kilonova.network.domain import topology
 from kilonova.network.service import topology_of
 
 from .conftest import World, allocate
@@ -299,5 +300,28 @@ def test_only_hosts_on_a_network_are_told_of_it(run: Run) -> None:
         await w.settle()
         assert one.state == rpc.HostState()
         assert two.state.peers == ()
+
+    run(story)
+
+
+def test_a_host_that_missed_too_much_is_synchronised(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(w: World) -> None:
+        monkeypatch.setattr(topology, "JOURNAL", 4)
+        one, two = await w.host("h1"), await w.host("h2")
+        user, ctx = w.client(), w.ctx()
+        net = await user.network()
+        await w.service.allocate(ctx, allocate("s0", "h1", net["id"]))
+        await w.settle()
+        syncs = w.agents["h1"].syncs
+        w.service.dispatcher._sending["h1"] = None  # as if a command took long
+        for i in range(1, 9):
+            await w.service.allocate(ctx, allocate(f"s{i}", "h2", net["id"]))
+            await w.service.wait_wired(ctx, f"s{i}", 5)
+        del w.service.dispatcher._sending["h1"]
+        w.service.dispatcher.kick()
+        await w.settle()
+        assert w.agents["h1"].syncs == syncs + 1
+        assert len(one.state.remote_ports) == 8
+        assert len(two.state.remote_ports) == 1
 
     run(story)

@@ -39,10 +39,9 @@ class Dispatcher:
 
     def kick(self) -> None:
         """Something may have changed."""
-        urgent, calm = self.topology.waiting()
-        for host in urgent:
+        for host in self.topology.urgent():
             self._start(host)
-        if not self._collecting and not self.tasks.closed and any(host in self.online for host in calm):
+        if self.topology.has_news and not self._collecting and not self.tasks.closed and self.online:
             self._collecting = True
             self.tasks.start("collect network news", self._collect())
 
@@ -51,6 +50,7 @@ class Dispatcher:
         self._collecting = False
         self._round_began = self.runtime.monotonic()
         urgent, calm = self.topology.waiting()
+        self.topology.has_news = False
         for host in [*urgent, *calm]:
             self._start(host)
 
@@ -65,6 +65,10 @@ class Dispatcher:
             while self.online.get(host) == epoch:
                 order = self.topology.take(host)
                 if not order:
+                    return
+                if order.resync:
+                    self.online.pop(host, None)
+                    self.bus.cast(rpc.agent_address(host), rpc.Resync())
                     return
                 for stage in order.stages:
                     if self.online.get(host) != epoch:
@@ -95,4 +99,6 @@ class Dispatcher:
         """The host's whole state; from now on it is sent changes."""
         self._asked += 1
         self.online[host] = self._asked
-        return self.topology.told(host)
+        state = self.topology.told(host)
+        self.kick()
+        return state

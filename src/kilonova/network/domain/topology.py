@@ -5,65 +5,95 @@ has changed for whom. `take(host)` turns the marks of a host into commands; `sta
 truth. A test plays random changes and compares both. Nothing here waits or reads: the service feeds it after each commit.
 
 A host is told of a network only while something of that network sits on it: a guest's port, or a router.
+
+What concerns many hosts costs one entry, not one mark for each of them: addresses on a VXLAN network go to the network's journal, of which
+every host has read up to some place, and groups with new members are marked for their hosts when the news is collected (`waiting`).
 """
 
+import bisect
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import msgspec
 
 from kilonova.network import model, rpc
 from kilonova.network.domain import ipam
 
+T = TypeVar("T")
 RemoteKey = tuple[str, str]
 """(network id, MAC)"""
 
 
+JOURNAL = 8192
+"""Entries that a network's journal keeps. A host that has fallen back further is synchronised."""
+
+
 class Order(msgspec.Struct, frozen=True):
-    """Commands for one host, in stages: those of one stage may run at once."""
+    """Commands for one host, in stages: those of one stage may run at once. `resync`: too much was missed to say what has changed."""
 
     stages: tuple[tuple[rpc.Command, ...], ...]
+    resync: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.stages)
+        return bool(self.stages) or self.resync
+
+
+class _News(msgspec.Struct, frozen=True):
+    """A piece of a journal, as a host reads it on which none of these addresses is or was."""
+
+    puts: tuple[rpc.RemotePort, ...]
+    gone: tuple[RemoteKey, ...]
+    own: dict[str, dict[str, str]]
+    """host -> the MACs of the piece that are or were there -> where each was before, "" for nowhere"""
+
+
+class _Journal:
+    """MACs of one network whose place or addresses have changed, in order. Places in it are counted from the network's beginning."""
+
+    __slots__ = ("entries", "first", "news")
+
+    def __init__(self) -> None:
+        self.first = 0
+        self.entries: list[tuple[str, str]] = []
+        self.news: dict[tuple[int, int], _News] = {}
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.entries)
+
+    def add(self, mac: str, was: str) -> None:
+        self.entries.append((mac, was))
+        self.news.clear()
+        if len(self.entries) > JOURNAL:
+            del self.entries[: JOURNAL // 2]
+            self.first += JOURNAL // 2
 
 
 class _Marks:
     """What has changed for one host since it was last told. Dicts, for their order."""
 
-    __slots__ = (
-        "groups",
-        "networks",
-        "peers",
-        "plugs",
-        "remotes",
-        "routers",
-        "told_groups",
-        "told_networks",
-        "told_ports",
-        "told_remotes",
-        "told_routers",
-        "urgent",
-    )
+    __slots__ = ("groups", "networks", "peers", "plugs", "read", "routers", "told_groups", "told_networks", "told_ports", "told_routers")
 
     def __init__(self) -> None:
         self.plugs: dict[str, None] = {}
         self.networks: dict[str, None] = {}
         self.routers: dict[str, None] = {}
         self.groups: dict[str, None] = {}
-        self.remotes: dict[RemoteKey, None] = {}
         self.peers = False
-        self.urgent = False
+        self.read: dict[str, int] = {}
+        """network -> how far its journal has been read; -1: nothing of it is known"""
         self.told_ports: dict[str, None] = {}
         self.told_networks: dict[str, None] = {}
         self.told_routers: dict[str, None] = {}
-        self.told_groups: dict[str, None] = {}
-        self.told_remotes: dict[RemoteKey, None] = {}
+        self.told_groups: dict[str, rpc.SecurityGroup] = {}
 
     def clear(self) -> None:
         for marks in (self.plugs, self.networks, self.routers, self.groups):
             marks.clear()
-        self.remotes.clear()
-        self.peers = self.urgent = False
+        self.peers = False
+
+    def __bool__(self) -> bool:
+        return bool(self.networks or self.groups or self.plugs or self.routers or self.peers)
 
 
 class Topology:
@@ -80,7 +110,14 @@ class Topology:
         self._local: dict[str, dict[str, None]] = {}
         self._places: dict[str, dict[str, int]] = {}
         self._remote: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {}
+        self._journals: dict[str, _Journal] = {}
         self._members: dict[str, dict[str, int]] = {}
+        self._sorted_members: dict[str, list[str]] = {}
+        self._grown_groups: dict[str, None] = {}
+        """Groups whose members have changed, and whose hosts are not marked yet."""
+        self._urgent: dict[str, None] = {}
+        self.has_news = False
+        """Something has been marked since the news were collected last."""
         self._group_hosts: dict[str, dict[str, int]] = {}
         self._referrers: dict[str, dict[str, int]] = {}
         self._networks_at: dict[str, dict[str, None]] = {}
@@ -100,20 +137,35 @@ class Topology:
     # ---- marks
 
     def _mark(self, host: str) -> _Marks:
+        self.has_news = True
         found = self._marks.get(host)
         if found is None:
             found = self._marks[host] = _Marks()
         return found
 
+    def _hurry(self, host: str) -> _Marks:
+        """Marks of a host for which something of its own waits."""
+        self._urgent[host] = None
+        return self._mark(host)
+
+    def urgent(self) -> list[str]:
+        return list(self._urgent)
+
     def waiting(self) -> tuple[list[str], list[str]]:
-        """Hosts with news: those that something of their own waits for, and those for which it can be collected a while."""
-        urgent, calm = [], []
-        for host, marks in self._marks.items():
-            if marks.urgent:
-                urgent.append(host)
-            elif marks.networks or marks.groups or marks.remotes or marks.peers or marks.plugs or marks.routers:
-                calm.append(host)
-        return urgent, calm
+        """Hosts with news: those that something of their own waits for, and the others."""
+        for group_id in self._grown_groups:
+            for host in self._hosts_with(group_id):
+                self._mark(host).groups[group_id] = None
+        self._grown_groups.clear()
+        calm = [host for host, marks in self._marks.items() if host not in self._urgent and (marks or self._behind(marks))]
+        return list(self._urgent), calm
+
+    def _behind(self, marks: _Marks) -> bool:
+        return any(place < self._end(network_id) for network_id, place in marks.read.items())
+
+    def _end(self, network_id: str) -> int:
+        journal = self._journals.get(network_id)
+        return journal.end if journal is not None else 0
 
     # ---- hosts
 
@@ -139,6 +191,7 @@ class Topology:
                         if where == host:
                             self._tell_remote(network_id, mac, where)
         self._marks.pop(host, None)
+        self._urgent.pop(host, None)
 
     def router_host(self) -> str:
         """Where the next router goes: the host with the fewest; "" while there is none."""
@@ -157,6 +210,7 @@ class Topology:
         self._compiled_networks.pop(network_id, None)
         self._compiled_peers.clear()
         self._dhcp.pop(network_id, None)
+        self._journals.pop(network_id, None)
 
     def put_subnet(self, subnet: model.Subnet) -> None:
         self.subnets.setdefault(subnet.network_id, {})[subnet.id] = subnet
@@ -169,9 +223,7 @@ class Topology:
     def _network_changed(self, network_id: str) -> None:
         self._compiled_networks.pop(network_id, None)
         for host in self._places.get(network_id, ()):
-            marks = self._mark(host)
-            marks.networks[network_id] = None
-            marks.urgent = True
+            self._hurry(host).networks[network_id] = None
         for router_id in self._on_router.get(network_id, ()):
             self._router_changed(router_id)
 
@@ -187,10 +239,7 @@ class Topology:
         marks = self._mark(host)
         marks.networks[network_id] = None
         self._peers_changed(network_id)
-        if self._is_vxlan(network_id):
-            for mac, (where, _) in self._remote.get(network_id, {}).items():
-                if where != host:
-                    marks.remotes[(network_id, mac)] = None
+        marks.read[network_id] = -1
 
     def _leave(self, network_id: str, host: str) -> None:
         places = self._places[network_id]
@@ -201,6 +250,7 @@ class Topology:
         del self._networks_at[host][network_id]
         marks = self._mark(host)
         marks.networks[network_id] = None
+        marks.read.pop(network_id, None)
         marks.peers = True
         self._peers_changed(network_id)
         if not places:
@@ -218,23 +268,25 @@ class Topology:
 
     def _put_remote(self, network_id: str, mac: str, host: str, ips: tuple[str, ...]) -> None:
         entries = self._remote.setdefault(network_id, {})
-        if entries.get(mac) != (host, ips):
+        old = entries.get(mac)
+        if old != (host, ips):
             entries[mac] = (host, ips)
-            self._tell_remote(network_id, mac, host)
+            self._tell_remote(network_id, mac, old[0] if old else "")
 
     def _drop_remote(self, network_id: str, mac: str) -> None:
         entries = self._remote.get(network_id, {})
         found = entries.pop(mac, None)
-        self._compiled_remotes.pop((network_id, mac), None)
         if found is not None:
             self._tell_remote(network_id, mac, found[0])
         if not entries:
             self._remote.pop(network_id, None)
 
-    def _tell_remote(self, network_id: str, mac: str, host: str) -> None:
-        if self._is_vxlan(network_id):
-            for other in self._places.get(network_id, ()):
-                self._mark(other).remotes[(network_id, mac)] = None
+    def _tell_remote(self, network_id: str, mac: str, was: str) -> None:
+        """An entry of the journal, if anybody reads it."""
+        self._compiled_remotes.pop((network_id, mac), None)
+        if network_id in self._places or network_id in self._journals:
+            self._journals.setdefault(network_id, _Journal()).add(mac, was)
+            self.has_news = True
 
     # ---- ports
 
@@ -298,18 +350,14 @@ class Topology:
         self._put_remote(port.network_id, port.mac_address, port.host, own_ips(port))
         for group_id in port.security_groups:
             self._join(group_id, port)
-        marks = self._mark(port.host)
-        marks.plugs[port.id] = None
-        marks.urgent = True
+        self._hurry(port.host).plugs[port.id] = None
 
     def _remove_guest(self, old: model.Port, now: model.Port | None = None) -> None:
         if now is None or now.host != old.host:
             self._local[old.host].pop(old.id, None)
             if not self._local[old.host]:
                 del self._local[old.host]
-            marks = self._mark(old.host)
-            marks.plugs[old.id] = None
-            marks.urgent = True
+            self._hurry(old.host).plugs[old.id] = None
         if now is None or now.mac_address != old.mac_address:
             self._drop_remote(old.network_id, old.mac_address)
         for group_id in old.security_groups:
@@ -343,9 +391,8 @@ class Topology:
     def _rules_changed(self, group_id: str) -> None:
         self._compiled_groups.pop(group_id, None)
         for host in self._hosts_with(group_id):
-            marks = self._mark(host)
+            marks = self._hurry(host)
             marks.groups[group_id] = None
-            marks.urgent = True
             for rule in self.rules.get(group_id, {}).values():
                 if rule.remote_group_id:
                     marks.groups[rule.remote_group_id] = None
@@ -354,7 +401,9 @@ class Topology:
         members = self._members.setdefault(group_id, {})
         changed = False
         for ip in member_ips(port):
-            changed = _count(members, ip, 1) == 1 or changed
+            if _count(members, ip, 1) == 1:
+                bisect.insort(self._sorted_members.setdefault(group_id, []), ip)
+                changed = True
         hosts = self._group_hosts.setdefault(group_id, {})
         _count(self._groups_at.setdefault(port.host, {}), group_id, 1)
         if _count(hosts, port.host, 1) == 1:
@@ -363,10 +412,12 @@ class Topology:
             self._members_changed(group_id)
 
     def _part(self, group_id: str, port: model.Port) -> None:
-        members = self._members[group_id]
+        members, ordered = self._members[group_id], self._sorted_members.get(group_id, [])
         changed = False
         for ip in member_ips(port):
-            changed = _count(members, ip, -1) == 0 or changed
+            if _count(members, ip, -1) == 0:
+                del ordered[bisect.bisect_left(ordered, ip)]
+                changed = True
         hosts = self._group_hosts[group_id]
         _count(self._groups_at[port.host], group_id, -1)
         if _count(hosts, port.host, -1) == 0:
@@ -376,8 +427,8 @@ class Topology:
 
     def _members_changed(self, group_id: str) -> None:
         self._compiled_groups.pop(group_id, None)
-        for host in self._hosts_with(group_id):
-            self._mark(host).groups[group_id] = None
+        self._grown_groups[group_id] = None
+        self.has_news = True
 
     def _hosts_with(self, group_id: str) -> list[str]:
         """Hosts that know the group: it is on one of their ports, or a rule of a group on one of their ports names it."""
@@ -451,16 +502,12 @@ class Topology:
             self._routers_at.setdefault(host, {})[router_id] = None
         for where in {old_host: None, host: None}:
             if where:
-                marks = self._mark(where)
-                marks.routers[router_id] = None
-                marks.urgent = True
+                self._hurry(where).routers[router_id] = None
 
     def _router_changed(self, router_id: str) -> None:
         router = self.routers.get(router_id)
         if router is not None and router.host:
-            marks = self._mark(router.host)
-            marks.routers[router_id] = None
-            marks.urgent = True
+            self._hurry(router.host).routers[router_id] = None
 
     # ---- compiling
 
@@ -482,7 +529,7 @@ class Topology:
             found = rpc.SecurityGroup(
                 id=group_id,
                 rules=tuple(compiled_rule(rules[key]) for key in sorted(rules)),
-                member_ips=tuple(sorted(self._members.get(group_id, ()))),
+                member_ips=tuple(self._sorted_members.get(group_id, ())),
             )
             self._compiled_groups[group_id] = found
         return found
@@ -512,15 +559,16 @@ class Topology:
     def _routers_on(self, host: str) -> list[str]:
         return sorted(self._routers_at.get(host, ()))
 
-    def _remote_port(self, host: str, network_id: str, mac: str) -> rpc.RemotePort | None:
+    def _remote_port(self, host: str, key: RemoteKey) -> rpc.RemotePort | None:
+        """What the host shall know of an address that is on another one."""
+        network_id, mac = key
         where, ips = self._remote.get(network_id, {}).get(mac, ("", ()))
-        vtep_ip = self.vteps.get(where)
-        if where in ("", host) or not vtep_ip or not self._is_vxlan(network_id):
+        if where in ("", host) or not self.vteps.get(where) or not self._is_vxlan(network_id):
             return None
-        found = self._compiled_remotes.get((network_id, mac))
-        if found is None or found.vtep_ip != vtep_ip or found.ips != ips:
-            found = rpc.RemotePort(network_id=network_id, mac=mac, ips=ips, vtep_ip=vtep_ip)
-            self._compiled_remotes[(network_id, mac)] = found
+        found = self._compiled_remotes.get(key)
+        if found is None or found.vtep_ip != self.vteps[where] or found.ips != ips:
+            found = rpc.RemotePort(network_id=network_id, mac=mac, ips=ips, vtep_ip=self.vteps[where])
+            self._compiled_remotes[key] = found
         return found
 
     def _peers_of(self, host: str, networks: Iterable[str]) -> tuple[rpc.Peer, ...]:
@@ -551,7 +599,7 @@ class Topology:
             remote
             for network_id in network_ids
             for mac in sorted(self._remote.get(network_id, ()))
-            if (remote := self._remote_port(host, network_id, mac)) is not None
+            if (remote := self._remote_port(host, (network_id, mac))) is not None
         ]
         return rpc.HostState(
             networks=tuple(network for network, _ in compiled),
@@ -571,8 +619,9 @@ class Topology:
         marks.told_ports = {port.id: None for port in state.ports}
         marks.told_networks = {network.id: None for network in state.networks}
         marks.told_routers = {router.id: None for router in state.routers}
-        marks.told_groups = {group.id: None for group in state.security_groups}
-        marks.told_remotes = {(remote.network_id, remote.mac): None for remote in state.remote_ports}
+        marks.told_groups = {group.id: group for group in state.security_groups}
+        marks.read = {network_id: self._end(network_id) for network_id in self._networks_at.get(host, ())}
+        self._urgent.pop(host, None)
         return state
 
     def take(self, host: str) -> Order:
@@ -580,9 +629,10 @@ class Topology:
         marks = self._marks.get(host)
         if marks is None:
             return Order(())
+        self._urgent.pop(host, None)
         local = self._local.get(host, {})
-        networks = dict.fromkeys(self._networks_on(host)) if marks.networks or marks.peers or marks.remotes else marks.told_networks
-        groups = dict.fromkeys(self._groups_on(host)) if marks.groups or marks.plugs else marks.told_groups
+        networks = dict.fromkeys(self._networks_on(host)) if marks.networks or marks.peers else marks.told_networks
+        groups = {key: self._group(key) for key in self._groups_on(host)} if marks.groups or marks.plugs else marks.told_groups
         routers = dict.fromkeys(self._routers_on(host)) if marks.routers else marks.told_routers
 
         unplugs: list[rpc.Command] = [
@@ -597,11 +647,14 @@ class Topology:
             compiled = self._network(key)
             if compiled is not None:
                 first.append(rpc.PutNetwork(network=compiled[0], subnets=compiled[1]))
-        news = [key for key in {**marks.groups, **groups} if key in groups and key not in carried_groups]
         put_groups: list[rpc.Command] = [
-            rpc.PutGroup(group=self._group(key)) for key in news if key in marks.groups or key not in marks.told_groups
+            rpc.PutGroup(group=group)
+            for key, group in groups.items()
+            if key not in carried_groups and marks.told_groups.get(key) is not group
         ]
-        remotes, gone_remotes = self._remote_news(host, marks, networks)
+        remotes, gone_remotes, lost = self._remote_news(host, marks)
+        if lost:
+            return Order((), resync=True)
         peers: list[rpc.Command] = [rpc.PutPeers(peers=self._peers_of(host, networks))] if marks.peers else []
         put_routers: list[rpc.Command] = []
         for key in marks.routers:
@@ -610,14 +663,14 @@ class Topology:
                 put_routers.append(rpc.PutRouter(router=router))
         far: list[rpc.Command] = []
         if remotes:
-            far.append(rpc.PutRemotePorts(remote_ports=tuple(remotes)))
+            far.append(rpc.PutRemotePorts(remote_ports=remotes))
         if gone_remotes:
-            far.append(rpc.DeleteRemotePorts(keys=tuple(gone_remotes)))
+            far.append(rpc.DeleteRemotePorts(keys=gone_remotes))
         last: list[rpc.Command] = [rpc.DeleteNetwork(network_id=key) for key in marks.told_networks if key not in networks]
         last += [rpc.DeleteGroup(group_id=key) for key in marks.told_groups if key not in groups]
 
         marks.told_ports = dict(local) if marks.plugs else marks.told_ports
-        marks.told_networks, marks.told_groups, marks.told_routers = dict(networks), dict(groups), dict(routers)
+        marks.told_networks, marks.told_groups, marks.told_routers = dict(networks), groups, dict(routers)
         marks.clear()
         stages = (gone_routers, unplugs, [*first, *put_groups], plugs, put_routers, peers, far, last)
         return Order(tuple(tuple(stage) for stage in stages if stage))
@@ -644,21 +697,64 @@ class Topology:
             groups.update(dict.fromkeys(names))
         return plugs, networks, groups
 
-    def _remote_news(self, host: str, marks: _Marks, networks: Mapping[str, None]) -> tuple[list[rpc.RemotePort], list[RemoteKey]]:
-        put, gone = [], []
-        for network_id, mac in marks.remotes:
-            remote = self._remote_port(host, network_id, mac) if network_id in networks else None
+    def _remote_news(self, host: str, marks: _Marks) -> tuple[tuple[rpc.RemotePort, ...], tuple[RemoteKey, ...], bool]:
+        """(addresses to put, addresses to forget, whether too much was missed) of all networks on the host."""
+        puts: list[tuple[rpc.RemotePort, ...]] = []
+        gone: list[tuple[RemoteKey, ...]] = []
+        for network_id, place in marks.read.items():
+            end = self._end(network_id)
+            if place == end:
+                continue
+            journal = self._journals.get(network_id)
+            if place < 0:
+                found = [self._remote_port(host, (network_id, mac)) for mac in self._remote.get(network_id, ())]
+                puts.append(tuple(remote for remote in found if remote is not None))
+            elif journal is None or place < journal.first:
+                return (), (), True
+            else:
+                news = self._read(network_id, journal, place)
+                own = news.own.get(host)
+                if own is None:
+                    puts.append(news.puts)
+                    gone.append(news.gone)
+                else:
+                    mine = self._learnt(host, network_id, own)
+                    puts.append((*[remote for remote in news.puts if remote.mac not in own], *mine[0]))
+                    gone.append((*[key for key in news.gone if key[1] not in own], *mine[1]))
+            marks.read[network_id] = end
+        return _joined(puts), _joined(gone), False
+
+    def _read(self, network_id: str, journal: _Journal, place: int) -> _News:
+        """The journal from a place to its end, read once for all hosts that are at that place."""
+        at = (place, journal.end)
+        found = journal.news.get(at)
+        if found is None:
+            macs: dict[str, str] = {}
+            for mac, was in journal.entries[place - journal.first :]:
+                macs.setdefault(mac, was)
+            own: dict[str, dict[str, str]] = {}
+            entries = self._remote.get(network_id, {})
+            for mac, was in macs.items():
+                own.setdefault(was, {})[mac] = was
+                own.setdefault(entries[mac][0] if mac in entries else "", {})[mac] = was
+            found = journal.news[at] = _News(*self._learnt("", network_id, macs), own)
+        return found
+
+    def _learnt(self, host: str, network_id: str, macs: dict[str, str]) -> tuple[tuple[rpc.RemotePort, ...], tuple[RemoteKey, ...]]:
+        """What a host ("": any on which none of them is or was) learns of changed addresses: (put, gone)."""
+        puts: list[rpc.RemotePort] = []
+        gone: list[RemoteKey] = []
+        for mac, was in macs.items():
+            remote = self._remote_port(host, (network_id, mac))
             if remote is not None:
-                put.append(remote)
-                marks.told_remotes[(network_id, mac)] = None
-            elif (network_id, mac) in marks.told_remotes:
-                del marks.told_remotes[(network_id, mac)]
-                if network_id in networks:
-                    gone.append((network_id, mac))
-        left = [key for key in marks.told_networks if key not in networks]
-        if left:
-            marks.told_remotes = {key: None for key in marks.told_remotes if key[0] not in left}
-        return put, gone
+                puts.append(remote)
+            elif was and was != host:
+                gone.append((network_id, mac))
+        return tuple(puts), tuple(gone)
+
+
+def _joined(parts: list[tuple[T, ...]]) -> tuple[T, ...]:
+    return parts[0] if len(parts) == 1 else tuple([item for part in parts for item in part])
 
 
 def _count(counts: dict[str, int], key: str, by: int) -> int:
