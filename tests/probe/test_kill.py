@@ -243,7 +243,9 @@ def test_kill_under_load(cloud: CloudProcess) -> None:
         asyncio.run(settle(cloud, token, books))
     assert books.created and books.deleted
     assert books.lost, "no request was under way at any of the kills"
-    print(f"{KILLS} kills, {cloud.starts} starts; {len(books.created)} created, {len(books.deleted)} deleted, unanswered {dict(books.lost)}")
+    print(
+        f"{KILLS} kills, {cloud.starts} starts; {len(books.created)} created, {len(books.deleted)} deleted, unanswered {dict(books.lost)}"
+    )
     servers = asyncio.run(settle(cloud, token, books))
     cloud.stop()
     check_after_stop(cloud, servers)
