@@ -2,27 +2,12 @@
 
 from typing import Any
 
-import sqlalchemy as sa
-
-from kilonova.core.db import Reader, inserted, prepared
+from kilonova.core.db import Reader
 from kilonova.network.domain import networks, routers, subnets
 from kilonova.network.domain.work import Work
 from kilonova.network.errors import AutoAllocationFailure
 from kilonova.network.model import Network, Router, SubnetPool
-from kilonova.network.store import rows
-from kilonova.network.store.tables import auto_topologies
-
-_GET = prepared(
-    sa.select(auto_topologies.c.network_id, auto_topologies.c.router_id).where(auto_topologies.c.project_id == sa.bindparam("project"))
-)
-_INSERT = inserted(auto_topologies)
-_DELETE = prepared(sa.delete(auto_topologies).where(auto_topologies.c.project_id == sa.bindparam("project")))
-
-
-async def get(reader: Reader, project_id: str) -> str | None:
-    """The network of the project's topology."""
-    row = await reader.one(_GET, {"project": project_id})
-    return row[0] if row else None
+from kilonova.network.store import auto_topologies, rows
 
 
 async def requirements(reader: Reader) -> tuple[Network, SubnetPool]:
@@ -37,9 +22,9 @@ async def requirements(reader: Reader) -> tuple[Network, SubnetPool]:
 
 
 async def ensure(w: Work, project_id: str) -> str:
-    found = await get(w.tx, project_id)
+    found = await auto_topologies.get(w.tx, project_id)
     if found is not None:
-        return found
+        return found[0]
     external, pool = await requirements(w.tx)
     common: dict[str, Any] = {"project_id": project_id, "description": "", "admin_state_up": True, "availability_zone_hints": ()}
     network = await networks.create(
@@ -59,12 +44,12 @@ async def ensure(w: Work, project_id: str) -> str:
     )
     router = await routers.create(w, {**common, "name": "auto_allocated_router", "external_gateway_info": {"network_id": external.id}})
     await routers.add_interface(w, router, await networks.get(w, network.id), subnet, None)
-    await w.tx.run(_INSERT, {"project_id": project_id, "network_id": network.id, "router_id": router.id})
+    await auto_topologies.insert(w.tx, project_id, network.id, router.id)
     return network.id
 
 
 async def delete(w: Work, project_id: str) -> bool:
-    row = await w.tx.one(_GET, {"project": project_id})
+    row = await auto_topologies.get(w.tx, project_id)
     if row is None:
         return False
     network_id, router_id = row
@@ -76,5 +61,5 @@ async def delete(w: Work, project_id: str) -> bool:
     network = await rows.networks.get(w.tx, network_id)
     if network is not None:
         await networks.delete(w, network)
-    await w.tx.run(_DELETE, {"project": project_id})
+    await auto_topologies.delete(w.tx, project_id)
     return True
