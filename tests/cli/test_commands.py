@@ -198,7 +198,8 @@ def qemu_stand_in(folder: Path, argument: Path) -> "subprocess.Popen[bytes]":
     program = folder / "qemu-system-test"
     if not program.exists():
         shutil.copy("/bin/bash", program)
-    return subprocess.Popen([str(program), "-c", "sleep 100; :", f"file={argument}"])
+    # `read` is the shell's own: a child between its fork and its exec would look like a second guest.
+    return subprocess.Popen([str(program), "-c", "read -t 100", f"file={argument}"], stdin=subprocess.PIPE)
 
 
 def test_guests_of_this_state_end_and_others_live(tmp_path: Path) -> None:
