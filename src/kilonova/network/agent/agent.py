@@ -207,15 +207,19 @@ class _Gate:
         return _Alone(self)
 
     async def enter(self) -> None:
+        if not self._alone and not self._waiting:
+            self._running += 1  # nobody can come between: the usual case needs no lock
+            return
         async with self._free:
             while self._alone or self._waiting:
                 await self._free.wait()
             self._running += 1
 
     async def leave(self) -> None:
-        async with self._free:
-            self._running -= 1
-            self._free.notify_all()
+        self._running -= 1
+        if self._waiting:
+            async with self._free:
+                self._free.notify_all()
 
     async def close(self) -> None:
         async with self._free:
