@@ -14,12 +14,12 @@ from tests.security.recipes import key
 
 SERVICES = ("identity", "image", "placement", "compute", "network")
 QUERIES = (
-    "", "project_id={a}", "tenant_id={a}", "tenant={a}", "owner={a}", "all_tenants=1", "all_tenants=1&project_id={a}",
-    "all_tenants=True&tenant_id={a}", "all_projects=true", "all_projects=true&project_id={a}", "all-tenants=1", "project={a}", "user_id={user}",
-    "user={user}", "visibility=all", "visibility=private&owner={a}", "member_status=all", "is_public=None", "is_public=false", "shared=false",
+    "", "project_id={a}", "tenant_id={a}", "tenant={a}", "owner={a}", "all_tenants=1", "all_tenants=True&tenant_id={a}",
+    "all_projects=true", "all_projects=true&project_id={a}", "all-tenants=1", "project={a}", "user_id={user}", "user={user}",
+    "visibility=all", "visibility=private&owner={a}", "member_status=all", "is_public=None", "is_public=false", "shared=false",
     "id={network}", "id={port}", "id={image}", "uuid={server}", "device_id={server}", "network_id={network}", "marker={server}",
     "marker={image}", "marker={network}", "name={name}", "host=host-1", "deleted=1", "changes-since=2000-01-01T00:00:00Z", "detailed=1",
-    "scope.project.id={a}", "effective&include_names=true&scope.project.id={a}", "domain_id=default",
+    "scope.project.id={a}", "effective&include_names=true&scope.project.id={a}", "domain_id=default", "all_tenants=1&project_id={a}",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""CVE-2020-9543, CVE-2026-40213 and row 62: no route is open by accident, no rule is unknown, no attribute is guarded by a rule that is not."""
+"""CVE-2020-9543, CVE-2026-40213 and row 62: no route is open by accident, no rule unknown, no attribute guarded by nothing."""
 
 import importlib
 
