@@ -47,6 +47,34 @@ async def opened(path: Path) -> SQLite:
     return db
 
 
+TWO_LISTS = prepared(
+    sa.select(things.c.id)
+    .where(
+        things.c.id.in_(sa.bindparam("ids", expanding=True)),
+        things.c.size < sa.bindparam("below"),
+        sa.not_(things.c.on.in_(sa.bindparam("not_on", expanding=True, type_=sa.Boolean))),
+    )
+    .order_by(things.c.id)
+)
+
+
+def test_lists_of_any_length_again_and_again(tmp_path: Path) -> None:
+    """The SQL is kept for each length; the values must not be."""
+
+    async def main() -> None:
+        db = await opened(tmp_path)
+        await db.transact(lambda tx: tx.many(INSERT, [row(i, on=i % 2 == 0) for i in range(9)]))
+        for turn in range(3):
+            for count in range(8):
+                for not_on in ([], [True], [True, False]):
+                    ids = [f"t{(i + turn) % 9}" for i in range(count)]
+                    wanted = [(f"t{i}",) for i in range(7) if f"t{i}" in ids and (i % 2 == 0) not in not_on]
+                    assert await db.all(TWO_LISTS, {"ids": ids, "below": 7, "not_on": not_on}) == wanted
+        await db.stop()
+
+    asyncio.run(main())
+
+
 def test_values_are_converted_both_ways(tmp_path: Path) -> None:
     async def main() -> None:
         db = await opened(tmp_path)

@@ -14,6 +14,8 @@ from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
 Processor = Callable[[Any], Any]
+KEPT_LENGTHS = 256
+"""Of one statement's lists."""
 
 
 class Json(sa.types.TypeDecorator[Any]):
@@ -63,12 +65,15 @@ def inserted(table: sa.Table) -> Prepared:
 class Compiled:
     """SQL text, the order of its parameters, and conversions in and out (None where none is needed)."""
 
-    __slots__ = ("_element_compiled", "_expanding", "_literals", "binds", "names", "results", "sql")
+    __slots__ = ("_element_compiled", "_expanded", "_expanding", "_lists", "_literals", "binds", "names", "results", "sql")
 
     def __init__(self, element: Any, dialect: DefaultDialect) -> None:
         compiled: SQLCompiler = element.compile(dialect=dialect)
         self._element_compiled = compiled
         self._expanding = bool(compiled.post_compile_params or compiled.literal_execute_params)
+        self._lists = [str(name) for bind, name in compiled.bind_names.items() if bind.expanding]
+        self._expanded: dict[tuple[int, ...], tuple[str, list[tuple[str, int, Processor | None]]]] = {}
+        """Lengths of the lists -> SQL, and for each of its parameters: name, place in the list (-1: no list), conversion."""
         self._literals = any(not bind.required for bind in compiled.binds.values())
         self.names: list[str] = list(compiled.positiontup or ())
         processors: Mapping[str, Any] = compiled._bind_processors
@@ -84,15 +89,7 @@ class Compiled:
         """The SQL to run and its positional arguments. A missing parameter is a KeyError."""
         compiled = self._element_compiled
         if self._expanding:
-            values = compiled.construct_params(dict(parameters))
-            state = compiled._process_parameters_for_postcompile(values)
-            processors: dict[str, Any] = {**dict(self.binds), **{k: v for k, v in (state.processors or {}).items() if callable(v)}}
-            out = []
-            for name in state.positiontup or ():
-                value = state.additional_parameters.get(name, values.get(name))
-                f = processors.get(name)
-                out.append(f(value) if f else value)
-            return state.statement, out
+            return self._expand(dict(compiled.construct_params(dict(parameters)) if self._literals else parameters))
         if self._literals:
             parameters = compiled.construct_params(dict(parameters))
         if self.binds:
@@ -101,6 +98,33 @@ class Compiled:
                 converted[name] = f(converted[name])
             parameters = converted
         return self.sql, [parameters[name] for name in self.names]
+
+    def _expand(self, values: dict[str, Any]) -> tuple[str, list[Any]]:
+        """IN (…) has as many places as its list has items: expanded once for each length."""
+        compiled = self._element_compiled
+        for name in self._lists:
+            values[name] = list(values[name])
+        lengths = tuple([len(values[name]) for name in self._lists])
+        known = self._expanded.get(lengths)
+        if known is not None:
+            sql, places = known
+            items = [(values[name] if at < 0 else values[name][at], f) for name, at, f in places]
+            return sql, [f(value) if f else value for value, f in items]
+        state = compiled._process_parameters_for_postcompile(dict(values))
+        processors: dict[str, Any] = {**dict(self.binds), **{k: v for k, v in (state.processors or {}).items() if callable(v)}}
+        item_of = {item: (name, at) for name, items in state.parameter_expansion.items() for at, item in enumerate(items)}
+        order = [(*item_of.get(name, (name, -1)), processors.get(name)) for name in state.positiontup or ()]
+        plain = all(len(state.parameter_expansion.get(name, ())) == len(values[name]) for name in self._lists)
+        if plain and not compiled.literal_execute_params:
+            if len(self._expanded) >= KEPT_LENGTHS:
+                self._expanded.clear()
+            self._expanded[lengths] = (state.statement, order)
+        out = []
+        for name in state.positiontup or ():
+            value = state.additional_parameters.get(name, values.get(name))
+            f = processors.get(name)
+            out.append(f(value) if f else value)
+        return state.statement, out
 
     def converted(self, row: Sequence[Any]) -> tuple[Any, ...]:
         values = list(row)

@@ -182,11 +182,11 @@ class FakeDriver:
 
     async def put_remote_ports(self, remote_ports: tuple[rpc.RemotePort, ...]) -> None:
         self._ready()
-        for remote in remote_ports:
-            if remote.network_id not in self._networks:
-                raise DriverError(f"Network {remote.network_id} is not on this host; put it first.")
-        for remote in remote_ports:
-            self._remote_ports[(remote.network_id, remote.mac)] = remote
+        found = {(remote.network_id, remote.mac): remote for remote in remote_ports}
+        for network_id, _ in found:
+            if network_id not in self._networks:
+                raise DriverError(f"Network {network_id} is not on this host; put it first.")
+        self._remote_ports.update(found)
 
     async def delete_remote_ports(self, keys: tuple[tuple[str, str], ...]) -> None:
         self._ready()
