@@ -50,8 +50,8 @@ conformance: ## OpenStack's own tests against a cloud of its own (SUITE="identit
 guest-smoke: setup ## boot the guest image under bare QEMU and try everything in it
 	@guest/smoke-guest-image .setup/cirros.qcow2
 
-bench: setup ## the benchmarks of bench/, JSON to bench/out/, a table to the terminal
-	@if [ -e bench/run.py ]; then $(PYTHON) bench/run.py $(BENCH_ARGS); else echo "make bench: there is no bench/run.py yet"; exit 1; fi
+bench: setup ## the benchmarks of bench/, JSON to bench/out/, a table to the terminal (ONLY="boot reads" for some rows)
+	@$(PYTHON) bench/run.py $(BENCH_ARGS) $(ONLY)
 
 sim: setup ## the whole cloud on a virtual clock with seeded faults (SEED=n)
 	@if [ -d tests/sim ]; then KILONOVA_SEED=$(SEED) $(PYTHON) -m pytest -v tests/sim $(PYTEST_ARGS); else echo "make sim: there is no tests/sim yet"; exit 1; fi
