@@ -53,6 +53,8 @@ class Snapshot:
         self.vcpus: Floats = np.array([f.free_vcpus for f in facts], dtype=np.float64)
         self.ram_mb: Floats = np.array([f.free_ram_mb for f in facts], dtype=np.float64)
         self.disk_gb: Floats = np.array([f.free_disk_gb for f in facts], dtype=np.float64)
+        self.architectures = np.array([f.host.cpu_info.get("arch") or "" for f in facts], dtype=object)
+        self.types = np.array([f.host.hypervisor_type.lower() for f in facts], dtype=object)
         self.zones = np.array([f.host.availability_zone for f in facts], dtype=object)
 
     def __len__(self) -> int:

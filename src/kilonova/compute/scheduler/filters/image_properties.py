@@ -20,7 +20,12 @@ class ImagePropertiesFilter:
         arch, kind = _wanted(request)
         if arch is None and kind is None:
             return None
-        return np.array([not self._refusal(arch, kind, hosts, i) for i in range(len(hosts))], dtype=bool)
+        fit = np.ones(len(hosts), dtype=bool)
+        if arch is not None:
+            fit &= (hosts.architectures == arch) | (hosts.architectures == "")
+        if kind is not None:
+            fit &= (hosts.types == _TYPES.get(kind, kind)) | (hosts.types == "fake")
+        return fit
 
     def _refusal(self, arch: str | None, kind: str | None, hosts: Snapshot, at: int) -> str:
         host = hosts.hosts[at]
