@@ -272,6 +272,7 @@ class Cloud:
                     runtime=self.runtime,
                     log=service.log,
                     fetch=self._fetch,
+                    store=self._store,
                     builds=settings["DEFAULT"].max_concurrent_builds,
                 )
                 for host in self.hosts()
@@ -351,6 +352,11 @@ class Cloud:
         while piece := await self.image.read(ctx, image_id, at, 4 << 20):
             await self.runtime.blocking(files.write_at, path, at, piece, pool="image-fetch")
             at += len(piece)
+
+    async def _store(self, image_id: str, path: str) -> None:
+        """A file's bytes into an image that waits for them."""
+        assert self.image is not None
+        await self.image.write(service_context("compute"), image_id, path)
 
     # ---- lifetime
 

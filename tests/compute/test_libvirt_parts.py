@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kilonova.compute.drivers import DriverError, GuestSpec, ImageSpec, NicSpec
-from kilonova.compute.drivers.libvirt import acceleration, console, domain, files, images, qcow2
+from kilonova.compute.drivers import DriverError, GuestSpec, ImageSpec, NicSpec, qcow2
+from kilonova.compute.drivers.libvirt import acceleration, console, domain, files, images
 from kilonova.compute.drivers.libvirt.connection import ProbeCache, translate
 from kilonova.compute.drivers.libvirt.driver import _root_bytes, _short_alias
 

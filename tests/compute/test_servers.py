@@ -280,3 +280,14 @@ def test_versions_and_their_refusal(compute: Run) -> None:
             assert reply.headers["x-openstack-nova-api-version"] == version
 
     compute(story)
+
+
+def test_a_server_in_error_is_not_healed_by_a_guest_that_runs(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        server, admin = await boot(client(w)), client(w, "admin:p1")
+        assert (await admin.post(f"/v2.1/servers/{server['id']}/action", {"os-resetState": {"state": "error"}})).status == 202
+        for agent in w.agents:
+            await agent.report()
+        assert (await client(w).get(f"/v2.1/servers/{server['id']}")).json["server"]["status"] == "ERROR"
+
+    compute(story)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kilonova.compute.drivers.libvirt import qcow2 as writer
+from kilonova.compute.drivers import qcow2 as writer
 from kilonova.core.disk_formats import HEAD_BYTES, DiskFormat, FormatMismatch, Inspector, UnsafeImage, check
 
 MIB, GIB = 1 << 20, 1 << 30

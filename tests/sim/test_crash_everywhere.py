@@ -1,4 +1,4 @@
-"""Kill the control plane at every point of create and delete; a new life on the same state must bring everything to agreement.
+"""Kill the control plane at every point of a verb; a new life on the same state must bring everything to agreement.
 
 The points come from a traced run: before and after each commit, each command to a node, each driver call.
 """
@@ -15,9 +15,10 @@ from kilonova.core.context import service_context
 from kilonova.core.log import Sink
 from kilonova.testing import simulation
 from kilonova.testing.compute import ComputeWorld
-from kilonova.testing.fakes import IMAGE, NETWORK, FakeNetwork
+from kilonova.testing.fakes import IMAGE, NETWORK, FakeImages, FakeNetwork
 from kilonova.testing.simulation import SimRuntime
 
+OTHER = "00000000-0000-4000-9000-0000000000cc"
 BODY = {"server": {"name": "s1", "imageRef": IMAGE, "flavorRef": "1", "networks": [{"uuid": NETWORK}]}}
 
 
@@ -28,6 +29,8 @@ class Remains:
         self.path = str(path)
         self.machines = {"host-1": FakeHost(), "host-2": FakeHost()}
         self.network = FakeNetwork()
+        self.images = FakeImages()
+        self.images.put(OTHER)
         self.told: dict[str, str] = {}
         self.last: ComputeWorld | None = None
 
@@ -36,7 +39,8 @@ class Remains:
         self.last.db.abandon()
 
     def world(self, runtime: SimRuntime) -> ComputeWorld:
-        self.last = ComputeWorld(runtime, Sink(io.StringIO(), level="error"), self.path, machines=self.machines, network=self.network)
+        sink = Sink(io.StringIO(), level="error")
+        self.last = ComputeWorld(runtime, sink, self.path, machines=self.machines, network=self.network, images=self.images)
         return self.last
 
 
@@ -135,3 +139,74 @@ def test_a_second_kill_during_recovery_does_no_harm(tmp_path: Path) -> None:
         simulation.run(lambda rt, r=r: next_life(r, rt), seed=4, kill_at=again, start=50.0)  # type: ignore[misc]
         r.bury()
         simulation.run(lambda rt, r=r: next_life(r, rt), seed=5, start=100.0)  # type: ignore[misc]
+
+
+async def rebuilt_and_copied(r: Remains, runtime: SimRuntime, *, fail: bool) -> None:
+    """One server is rebuilt from another image, then copied. With `fail` the host refuses both."""
+    w = r.world(runtime)
+    await w.start()
+    server_id = (await w.client().post("/v2.1/servers", BODY)).json["server"]["id"]
+    await wait(w, server_id, "ACTIVE")
+    for verb, body in (("rebuild", {"imageRef": OTHER}), ("createImage", {"name": "copy"})):
+        if fail:
+            for driver in w.drivers.values():
+                driver.fail_next(1)
+        reply = await w.client().post(f"/v2.1/servers/{server_id}/action", {verb: body})
+        assert reply.status == 202, reply
+        r.told[verb] = reply.json.get("image_id", server_id)
+        await at_rest(w)
+        if fail and verb == "rebuild":
+            for driver in w.drivers.values():
+                driver.fail_next(0)
+            await w.client().post(f"/v2.1/servers/{server_id}/action", {verb: body})
+            await at_rest(w)
+    await w.stop()
+
+
+async def at_rest(w: ComputeWorld) -> None:
+    for _ in range(3000):
+        if not await open_operations(w):
+            return
+        await w.runtime.sleep(0.01)
+    raise AssertionError("an operation was not finished")
+
+
+async def agreement(r: Remains, runtime: SimRuntime, *, fail: bool) -> None:
+    """One server, its guest, its claim; the image that its row names is the one its disk was made of; no image waits for its bytes."""
+    w = r.world(runtime)
+    await w.start()
+    await at_rest(w)
+    servers = (await w.client().get("/v2.1/servers/detail")).json["servers"]
+    if servers:
+        server = servers[0]
+        assert server["OS-EXT-STS:task_state"] is None, server
+        guests = [guest for machine in r.machines.values() for guest in machine.guests.values()]
+        if server["status"] == "ERROR":
+            assert fail, server
+        else:
+            assert server["status"] == "ACTIVE", server
+            assert [(g.spec.server_id, g.spec.image and g.spec.image.id) for g in guests] == [(server["id"], server["image"]["id"])]
+        if "rebuild" in r.told:
+            assert server["image"]["id"] == OTHER, "an accepted rebuild was forgotten"
+        assert [a.consumer_id for a in await w.placement.allocations(service_context("test"))] == [server["id"]]
+    copies = {i: image.status for i, image in r.images.images.items() if i not in (IMAGE, OTHER)}
+    assert set(copies.values()) <= {"active"}, "an image waits for ever"
+    if "createImage" in r.told and not fail:
+        assert copies == {r.told["createImage"]: "active"}, "an accepted snapshot was forgotten"
+    await w.stop()
+
+
+@pytest.mark.parametrize("fail", [False, True], ids=["good path", "hosts fail"])
+def test_rebuild_and_snapshot_survive_a_kill_at_every_point(tmp_path: Path, fail: bool) -> None:
+    traced = Remains(tmp_path / "traced.db")
+    _, runtime = simulation.run(lambda rt: rebuilt_and_copied(traced, rt, fail=fail), seed=1)
+    assert runtime.points > 30, "the trace is too short to mean anything"
+    for k in range(1, runtime.points + 1):
+        r = Remains(tmp_path / f"{k}.db")
+        _, dead = simulation.run(lambda rt, r=r: rebuilt_and_copied(r, rt, fail=fail), seed=1, kill_at=k)  # type: ignore[misc]
+        assert dead.dead, f"point {k} was never reached"
+        r.bury()
+        try:
+            simulation.run(lambda rt, r=r: agreement(r, rt, fail=fail), seed=2, start=100.0)  # type: ignore[misc]
+        except AssertionError as error:
+            raise AssertionError(f"killed at point {k} ({dead.events[-1]}): {error}") from error

@@ -13,6 +13,13 @@ class WrongState(errors.Conflict):
     title = "Cannot '{verb}' instance {server} while it is in {attribute} {value}"
 
 
+class NeverActive(errors.Conflict):
+    """What has not booted once cannot be rebuilt or copied; delete it."""
+
+    code = "compute.never_active"
+    title = "Cannot '{verb}' an instance which has never been active"
+
+
 class Locked(errors.Conflict):
     code = "compute.locked"
     title = "Instance {server} is locked"

@@ -1,6 +1,6 @@
 """Every URL that compute serves, one line each; resources around servers are in routes_resources.py."""
 
-from kilonova.compute.api import explanation, server_actions, server_bodies, server_list, servers, versions
+from kilonova.compute.api import explanation, server_actions, server_bodies, server_list, server_rebuild, server_snapshot, servers, versions
 from kilonova.compute.routes_resources import RESOURCE_ROUTES
 from kilonova.core.routing import PUBLIC, Route
 
@@ -44,6 +44,26 @@ ROUTES = (
         _S + "reboot",
         action="reboot",
         body=server_bodies.RebootAction,
+        deferred=True,
+        status=202,
+    ),
+    Route(
+        "POST",
+        "/servers/{server_id}/action",
+        server_rebuild.rebuild,
+        _S + "rebuild",
+        action="rebuild",
+        body=server_bodies.REBUILD,
+        deferred=True,
+        status=202,
+    ),
+    Route(
+        "POST",
+        "/servers/{server_id}/action",
+        server_snapshot.create_image,
+        _S + "create_image",
+        action="createImage",
+        body=server_bodies.CreateImageAction,
         deferred=True,
         status=202,
     ),

@@ -50,8 +50,11 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spawn(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """replace_disk: make the disks anew, of the guest's image, even if there are some (rebuild)."""
+
     fence: Fence
     guest: Guest
+    replace_disk: bool = False
 
 
 class Destroy(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -74,6 +77,14 @@ class Reboot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     fence: Fence
     guest: Guest
     hard: bool = False
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Copy the root disk into an image that waits for its bytes."""
+
+    fence: Fence
+    server_id: str
+    image_id: str
 
 
 class ReadConsole(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -26,6 +26,8 @@ from kilonova.placement.contract import Placement
 
 CELL = "cell1"
 FACTS = "compute.facts"
+UNSYNCED = ("building", "rescued", "resized", "suspended", "error")
+"""States that a guest does not leave by itself: a verb brings the server out of them."""
 QUOTAS = (
     "instances",
     "cores",
@@ -147,7 +149,7 @@ class ComputeService:
         if server is None or server.deleted or server.host != told.host or server.task is not None:
             return
         state = {SHUTDOWN: "stopped", NOSTATE: "stopped", PAUSED: "paused", RUNNING: "active", CRASHED: "error"}.get(told.power_state)
-        if state is None or (state == server.state and told.power_state == server.power_state) or server.state == "building":
+        if state is None or (state == server.state and told.power_state == server.power_state) or server.state in UNSYNCED:
             return
         self.log.warning("guest changed by itself", server=server.id, host=told.host, was=server.state, now=state, reason=told.reason)
 

@@ -19,6 +19,8 @@ SERVER = {
     "reboot_hard": Arrow(
         frozenset({"active", "stopped", "paused", "suspended", "error"}), during="rebooting_hard", lands="active", tasks=HARD_TASKS
     ),
+    "rebuild": Arrow(frozenset({"active", "stopped", "error"}), during="rebuilding", lands="active"),
+    "snapshot": Arrow(frozenset({"active", "stopped", "paused", "suspended"}), during="image_snapshot_pending", locked=False),
     "update_metadata": Arrow(LIVE_METADATA, tasks=ANY_TASK),
     "update_tags": Arrow(LIVE_METADATA, tasks=ANY_TASK, locked=False),
     "console_output": Arrow(ANY, tasks=ANY_TASK, locked=False),

@@ -10,6 +10,7 @@ from kilonova.compute.service import ComputeService
 from kilonova.compute.store import api_tables, cell_tables, flavors
 from kilonova.core import config
 from kilonova.core.bus import InProcessBus
+from kilonova.core.context import service_context
 from kilonova.core.db import SQLite
 from kilonova.core.log import Log, Sink
 from kilonova.core.runtime import Runtime
@@ -37,6 +38,7 @@ class ComputeWorld:
         hosts: int = 2,
         machines: dict[str, FakeHost] | None = None,
         network: FakeNetwork | None = None,
+        images: FakeImages | None = None,
         settings: dict[tuple[str, str], object] | None = None,
     ) -> None:
         self.runtime = runtime
@@ -45,7 +47,7 @@ class ComputeWorld:
         self.db = SQLite(path, runtime, synchronous="OFF")
         self.bus = InProcessBus(runtime, self.log, copy=True)
         self.network = network or FakeNetwork()
-        self.images = FakeImages()
+        self.images = images or FakeImages()
         self.tokens = FakeTokens()
         self.placement = PlacementService(
             db=self.db,
@@ -74,12 +76,15 @@ class ComputeWorld:
             for name, machine in self.machines.items()
         }
         self.agents = [
-            ComputeAgent(host=name, driver=driver, bus=self.bus, runtime=runtime, log=self.log, fetch=self._fetch)
+            ComputeAgent(host=name, driver=driver, bus=self.bus, runtime=runtime, log=self.log, fetch=self._fetch, store=self._store)
             for name, driver in self.drivers.items()
         ]
 
     async def _fetch(self, image_id: str, path: str) -> None:
         """Fake hypervisors keep no bytes."""
+
+    async def _store(self, image_id: str, path: str) -> None:
+        await self.images.write(service_context("compute"), image_id, path)
 
     async def start(self) -> None:
         for metadata in (self.placement.metadata, api_tables.metadata, cell_tables.metadata):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from kilonova.core.context import Context
 from kilonova.core.errors import BadRequest, NotFound
 from kilonova.image.contract import ImageFilters, ImageInfo, NewImage
@@ -9,6 +11,7 @@ from kilonova.network.contract import Allocate, FixedIp, Nic, NicRequest, Server
 
 IMAGE = "155d900f-4e14-4e4c-a73d-069cbf4541e6"
 NETWORK = "3cb9bc59-5699-4588-a4b1-b87f96708bc6"
+SUBNET = "f8a6e8f8-c2ec-497c-9f23-da9616de54ef"
 
 
 class FakeNetwork:
@@ -38,7 +41,7 @@ class FakeNetwork:
                 mac=f"fa:16:3e:00:{self.count >> 8 & 255:02x}:{self.count & 255:02x}",
                 device_name=f"tap{self.count:08x}",
                 mtu=1450,
-                fixed_ips=(FixedIp(ip=f"10.0.{self.count >> 8 & 255}.{self.count & 255}", subnet_id="f8a6e8f8-c2ec-497c-9f23-da9616de54ef", version=4),),
+                fixed_ips=(FixedIp(ip=f"10.0.{self.count >> 8 & 255}.{self.count & 255}", subnet_id=SUBNET, version=4),),
             )
             self.ports[request.server_id] = (nic,)
         return self.ports[request.server_id]
@@ -97,8 +100,9 @@ class FakeImages:
     def put(self, image_id: str, **changes: Any) -> None:
         values: dict[str, Any] = {
             "id": image_id, "name": "cirros", "status": "active", "visibility": "public", "owner": "p1", "disk_format": "raw",
-            "container_format": "bare", "size": 1 << 20, "virtual_size": 1 << 20, "checksum": None, "os_hash_algo": None, "os_hash_value": None,
-            "min_disk": 0, "min_ram": 0, "protected": False, "os_hidden": False, "tags": (), "properties": {"architecture": "x86_64"},
+            "container_format": "bare", "size": 1 << 20, "virtual_size": 1 << 20, "checksum": None, "os_hash_algo": None,
+            "os_hash_value": None, "min_disk": 0, "min_ram": 0,
+            "protected": False, "os_hidden": False, "tags": (), "properties": {"architecture": "x86_64"},
             "created_at": 0, "updated_at": 0,
         }  # fmt: skip
         self.images[image_id] = ImageInfo(**{**values, **changes})
@@ -113,7 +117,19 @@ class FakeImages:
 
     async def create(self, ctx: Context, new: NewImage) -> str:
         image_id = new.id or f"00000000-0000-4000-9000-{len(self.images):012x}"
-        self.put(image_id, name=new.name, status="queued", properties=new.properties)
+        self.put(
+            image_id,
+            name=new.name,
+            status="queued",
+            visibility=new.visibility,
+            owner=new.owner or ctx.project_id,
+            disk_format=new.disk_format,
+            container_format=new.container_format,
+            size=None,
+            min_disk=new.min_disk,
+            min_ram=new.min_ram,
+            properties=new.properties,
+        )
         return image_id
 
     async def update(
@@ -135,5 +151,5 @@ class FakeImages:
         return None
 
     async def write(self, ctx: Context, image_id: str, path: str) -> ImageInfo:
-        self.put(image_id, status="active")
+        self.images[image_id] = msgspec.structs.replace(await self.get(ctx, image_id), status="active", size=1 << 20)
         return self.images[image_id]

@@ -18,6 +18,9 @@ from kilonova.core.tasks import Tasks
 
 FACTS = "compute.facts"
 Fetch = Callable[[str, str], Awaitable[None]]
+"""(image id, path): an image's bytes into a file."""
+Store = Callable[[str, str], Awaitable[None]]
+"""(image id, path): a file's bytes into an image that waits for them."""
 
 
 class HypervisorFailed(Error):
@@ -33,8 +36,9 @@ class Overtaken(Conflict):
 
 
 class ComputeAgent:
-    def __init__(self, *, host: str, driver: Driver, bus: Bus, runtime: Runtime, log: Log, fetch: Fetch, builds: int = 16) -> None:
-        """fetch(image id, path): put an image's bytes into a file."""
+    def __init__(
+        self, *, host: str, driver: Driver, bus: Bus, runtime: Runtime, log: Log, fetch: Fetch, store: Store, builds: int = 16
+    ) -> None:
         self.host = host
         self.driver = driver
         self.bus = bus
@@ -42,6 +46,7 @@ class ComputeAgent:
         self.log = log
         self.tasks = Tasks(runtime, log)
         self._fetch = fetch
+        self._store = store
         self._builds = asyncio.Semaphore(builds)
         self._seen: dict[str, tuple[int, int]] = {}
         self._turns: dict[str, asyncio.Lock] = {}
@@ -57,6 +62,7 @@ class ComputeAgent:
                 rpc.PowerOn: self.power_on,
                 rpc.PowerOff: self.power_off,
                 rpc.Reboot: self.reboot,
+                rpc.Snapshot: self.snapshot,
                 rpc.ReadConsole: self.read_console,
             },
         )
@@ -127,7 +133,7 @@ class ComputeAgent:
     async def spawn(self, command: rpc.Spawn) -> rpc.Done:
         async def verb() -> rpc.Done:
             async with self._builds:
-                await self.driver.spawn(_spec(command.guest), self._fetch)
+                await self.driver.spawn(_spec(command.guest), self._fetch, replace_disk=command.replace_disk)
             return await self._state(command.guest.server_id)
 
         return await self._ordered(command.fence, command.guest.server_id, verb)  # type: ignore[no-any-return]
@@ -168,6 +174,22 @@ class ComputeAgent:
             return await self._state(command.guest.server_id)
 
         return await self._ordered(command.fence, command.guest.server_id, verb)  # type: ignore[no-any-return]
+
+    async def snapshot(self, command: rpc.Snapshot) -> rpc.Done:
+        """It takes no turn: a delete must not wait until a large disk is copied."""
+        self._admit(command.server_id, (command.fence.generation, command.fence.epoch))
+
+        async def store(path: str) -> None:
+            await self._store(command.image_id, path)
+
+        try:
+            self.runtime.point(f"driver {self.host}")
+            await self.driver.snapshot(command.server_id, store)
+            self.runtime.point(f"driven {self.host}")
+        except DriverError as error:
+            self.log.error("snapshot failed", server=command.server_id, host=self.host, error=error, detail=error.detail)
+            raise HypervisorFailed(error.reason) from error
+        return await self._state(command.server_id)
 
     async def read_console(self, command: rpc.ReadConsole) -> rpc.Console:
         try:

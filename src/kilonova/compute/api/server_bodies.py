@@ -141,6 +141,80 @@ def _update(server: Any) -> Any:
 UPDATE = [((2, 1), _update(Update)), ((2, 19), _update(Update2_19)), ((2, 90), _update(Update2_90))]
 
 
+class Rebuild(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    imageRef: str
+    name: Name | UnsetType = UNSET
+    adminPass: str | None = None
+    metadata: Metadata | UnsetType = UNSET
+    preserve_ephemeral: Flag | None = None
+    disk_config: str | UnsetType = msgspec.field(default=UNSET, name="OS-DCF:diskConfig")
+    accessIPv4: str | UnsetType = UNSET
+    accessIPv6: str | UnsetType = UNSET
+    personality: list[Personality] = []
+
+
+class Rebuild2_19(Rebuild, kw_only=True, forbid_unknown_fields=True):
+    description: Description | None | UnsetType = UNSET
+
+
+class Rebuild2_54(Rebuild2_19, kw_only=True, forbid_unknown_fields=True):
+    """key_name null: the server has none any more."""
+
+    key_name: Name | None | UnsetType = UNSET
+
+
+class Rebuild2_57(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`personality` is gone."""
+
+    imageRef: str
+    name: Name | UnsetType = UNSET
+    adminPass: str | None = None
+    metadata: Metadata | UnsetType = UNSET
+    preserve_ephemeral: Flag | None = None
+    disk_config: str | UnsetType = msgspec.field(default=UNSET, name="OS-DCF:diskConfig")
+    accessIPv4: str | UnsetType = UNSET
+    accessIPv6: str | UnsetType = UNSET
+    description: Description | None | UnsetType = UNSET
+    key_name: Name | None | UnsetType = UNSET
+    user_data: Annotated[str, Meta(max_length=65535)] | None | UnsetType = UNSET
+
+
+class Rebuild2_63(Rebuild2_57, kw_only=True, forbid_unknown_fields=True):
+    trusted_image_certificates: list[str] | None = None
+
+
+class Rebuild2_90(Rebuild2_63, kw_only=True, forbid_unknown_fields=True):
+    hostname: Annotated[str, Meta(min_length=2, max_length=63, pattern=r"^[a-zA-Z0-9]+[a-zA-Z0-9-]*[a-zA-Z0-9]+$")] | UnsetType = UNSET
+
+
+class Rebuild2_94(Rebuild2_63, kw_only=True, forbid_unknown_fields=True):
+    hostname: Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9\-._]*$")] | UnsetType = UNSET
+
+
+def _rebuild(server: Any) -> Any:
+    return msgspec.defstruct(f"Body_{server.__name__}", [("rebuild", server)], forbid_unknown_fields=True)
+
+
+REBUILD = [
+    ((2, 1), _rebuild(Rebuild)),
+    ((2, 19), _rebuild(Rebuild2_19)),
+    ((2, 54), _rebuild(Rebuild2_54)),
+    ((2, 57), _rebuild(Rebuild2_57)),
+    ((2, 63), _rebuild(Rebuild2_63)),
+    ((2, 90), _rebuild(Rebuild2_90)),
+    ((2, 94), _rebuild(Rebuild2_94)),
+]
+
+
+class CreateImage(msgspec.Struct, forbid_unknown_fields=True):
+    name: Name
+    metadata: Metadata = {}
+
+
+class CreateImageAction(msgspec.Struct, forbid_unknown_fields=True):
+    create_image: CreateImage = msgspec.field(name="createImage")
+
+
 class Reboot(msgspec.Struct, forbid_unknown_fields=True):
     type: str
 

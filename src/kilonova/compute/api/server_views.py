@@ -175,6 +175,19 @@ def detail(c: ComputeService, req: Request, server: Server, *, single: bool, hos
     return out
 
 
+_SINCE_2_75 = ("config_drive", "key_name", "host_status", "security_groups")
+
+
+def trimmed(document: dict[str, Any], *kept: str) -> None:
+    """Before 2.75 the answers to update and rebuild were plainer than those to show; `kept` are the keys that were there nevertheless."""
+    for key in [k for k in document if k.startswith(("OS-EXT-", "OS-SRV-USG", "os-extended")) or k in _SINCE_2_75]:
+        if key not in kept:
+            del document[key]
+    document["addresses"] = {
+        network: [{"version": a["version"], "addr": a["addr"]} for a in listed] for network, listed in document["addresses"].items()
+    }
+
+
 def rendered(c: ComputeService, req: Request, server: Server, *, single: bool, host_status: str | None) -> msgspec.Raw:
     """The document as JSON, from the cache when this revision has been rendered for this audience before."""
     key = cache_key(req, server.id, single=single, host_status=host_status)

@@ -1,14 +1,12 @@
 """Servers: create, show, update, delete. Lists are in server_list.py, actions in server_actions.py, documents in server_views.py."""
 
-import base64
-import binascii
 import ipaddress
 import re
 from typing import Any
 
 import msgspec
 
-from kilonova.compute import rpc
+from kilonova.compute.api import server_checks as checks
 from kilonova.compute.api import server_views as views
 from kilonova.compute.api.server_bodies import NetworkRef
 from kilonova.compute.api.server_list import host_status
@@ -20,7 +18,7 @@ from kilonova.compute.service import ComputeService
 from kilonova.compute.store import flavors, keypairs, mappings, servers
 from kilonova.core.context import Context
 from kilonova.core.db import Transaction
-from kilonova.core.errors import BadRequest, Forbidden, NotFound, NotImplementedHere
+from kilonova.core.errors import BadRequest, Forbidden, NotImplementedHere
 from kilonova.core.http import Reply, Request
 from kilonova.image.contract import ImageInfo
 from kilonova.network.contract import NicRequest
@@ -37,7 +35,7 @@ async def find(c: ComputeService, req: Request, server_id: str, rule: str = "") 
     return server
 
 
-async def _status_for(c: ComputeService, req: Request, server: Server) -> str | None:
+async def status_for(c: ComputeService, req: Request, server: Server) -> str | None:
     """host_status, for those who may see it (admins)."""
     if not req.ctx.is_admin:
         return None
@@ -48,7 +46,7 @@ async def _status_for(c: ComputeService, req: Request, server: Server) -> str | 
 
 async def show(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Reply:
     server = await find(c, req, server_id)
-    document = views.rendered(c, req, server, single=True, host_status=await _status_for(c, req, server))
+    document = views.rendered(c, req, server, single=True, host_status=await status_for(c, req, server))
     return Reply(b'{"server":' + bytes(document) + b"}")
 
 
@@ -61,13 +59,13 @@ async def update(c: ComputeService, ctx: Context, req: Request, server_id: str, 
     wanted = body.server
     changes: dict[str, Any] = {}
     if wanted.name is not msgspec.UNSET:
-        changes["name"] = _name(wanted.name)
+        changes["name"] = checks.server_name(wanted.name)
     for field, column, version in (("accessIPv4", "access_ip_v4", 4), ("accessIPv6", "access_ip_v6", 6)):
         value = getattr(wanted, field)
         if value is not msgspec.UNSET:
-            changes[column] = _address(field, value, version)
+            changes[column] = checks.address(field, value, version)
     if wanted.disk_config is not msgspec.UNSET:
-        changes["disk_config"] = _disk_config(wanted.disk_config)
+        changes["disk_config"] = checks.disk_config(wanted.disk_config)
     for field in ("description", "hostname"):
         value = getattr(wanted, field, msgspec.UNSET)
         if value is not msgspec.UNSET:
@@ -81,58 +79,16 @@ async def update(c: ComputeService, ctx: Context, req: Request, server_id: str, 
         if not await c.api_db.transact(lambda tx: mappings.update_request(tx, renamed)):
             await c.cell_db.transact(cell)
     server = await c.find(server.id) or server
-    document = views.detail(c, req, server, single=True, host_status=await _status_for(c, req, server))
+    document = views.detail(c, req, server, single=True, host_status=await status_for(c, req, server))
     if req.version < (2, 75):
-        for key in [k for k in document if k.startswith(("OS-EXT-", "OS-SRV-USG", "os-extended")) or k in _NOT_IN_UPDATE]:
-            del document[key]
+        views.trimmed(document)
     return {"server": document}
-
-
-_NOT_IN_UPDATE = ("config_drive", "key_name", "host_status", "security_groups", "locked_reason", "fault")
-
-
-def _name(text: str) -> str:
-    name = text.strip()
-    if not name or (text != name and not name):
-        raise BadRequest(f"Invalid input for field/attribute name. Value: {text[:50]}. '{text[:50]}' should be non-empty")
-    if not name.isprintable():
-        raise BadRequest("Invalid input for field/attribute name. It holds characters that cannot be printed.")
-    return name
-
-
-def _address(field: str, text: str | None, version: int) -> str | None:
-    if not text:
-        return None
-    try:
-        return str(ipaddress.IPv4Address(text) if version == 4 else ipaddress.IPv6Address(text))
-    except ValueError:
-        raise BadRequest(f"Invalid input for field/attribute {field}. Value: {text[:50]}. '{text[:50]}' is not a 'ipv{version}'") from None
-
-
-def _disk_config(text: str | None) -> str:
-    value = (text or "MANUAL").upper()
-    if value not in ("AUTO", "MANUAL"):
-        raise BadRequest(f"Invalid input for field/attribute OS-DCF:diskConfig. Value: {value[:50]}. It is AUTO or MANUAL.")
-    return value
 
 
 def _hostname(name: str) -> str:
     """A host name out of a display name, as Nova makes it."""
     text = re.sub(r"[^\w.\-]+", "", re.sub(r"[ _]", "-", name.encode("ascii", "ignore").decode())).lower().strip(".-")
     return text[:63].rstrip("-.") if text else ""
-
-
-def _flag(field: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if value is None:
-        return False
-    text = str(value).lower()
-    if text in ("true", "1", "yes", "on", "t", "y"):
-        return True
-    if text in ("false", "0", "no", "off", "f", "n", ""):
-        return False
-    raise BadRequest(f"Invalid input for field/attribute {field}. Value: {text[:50]}. It is a boolean.")
 
 
 def _count(field: str, value: Any) -> int:
@@ -151,7 +107,7 @@ async def create(c: ComputeService, ctx: Context, req: Request, body: Any) -> Re
         raise NotImplementedHere("File injection is not supported; use config_drive or user_data.")
     if req.version >= (2, 37) and s.networks is None:
         raise BadRequest("Invalid input for field/attribute server. 'networks' is a required property")
-    name = _name(s.name)
+    name = checks.server_name(s.name)
     zone, forced_host, forced_node = _zone(req, s)
     low = _count("min_count", s.min_count)
     high = _count("max_count", s.max_count) if s.max_count is not None else low
@@ -161,14 +117,14 @@ async def create(c: ComputeService, ctx: Context, req: Request, body: Any) -> Re
     hints = _hints(body.hints or body.old_hints or {})
     image = await _image(c, ctx, s)
     flavor = await _flavor(c, ctx, str(s.flavorRef))
-    _fits(flavor, image)
+    checks.fits(flavor, image)
     _block_devices(s, image)
     keypair = None
     if s.key_name is not None:
         keypair = await keypairs.get(c.api_db, ctx.user_id or "", s.key_name)
         if keypair is None:
             raise BadRequest("Invalid key_name provided.")
-    _user_data(s.user_data)
+    checks.user_data(s.user_data)
     limits = await c.quota_limits(ctx.project_id or "")
     if 0 <= limits["metadata_items"] < len(s.metadata):
         raise Forbidden(f"Maximum number of metadata items exceeds {limits['metadata_items']}")
@@ -209,14 +165,14 @@ async def create(c: ComputeService, ctx: Context, req: Request, body: Any) -> Re
                 pinned_availability_zone=zone,
                 flavor=flavor,
                 image_id=image.id if image else None,
-                image_properties=_image_properties(image),
+                image_properties=checks.image_properties(image),
                 key_name=keypair.name if keypair else None,
                 public_key=keypair.public_key if keypair else None,
                 metadata=dict(s.metadata),
                 tags=tuple(sorted(set(getattr(s, "tags", ())))),
-                access_ip_v4=_address("accessIPv4", s.accessIPv4, 4),
-                access_ip_v6=_address("accessIPv6", s.accessIPv6, 6),
-                config_drive=_flag("config_drive", s.config_drive),
+                access_ip_v4=checks.address("accessIPv4", s.accessIPv4, 4),
+                access_ip_v6=checks.address("accessIPv6", s.accessIPv6, 6),
+                config_drive=checks.flag("config_drive", s.config_drive),
                 user_data=s.user_data,
                 security_groups=groups,
                 nics=(),
@@ -224,17 +180,19 @@ async def create(c: ComputeService, ctx: Context, req: Request, body: Any) -> Re
                 scheduling=Scheduling(),
                 reservation_id=reservation,
                 launch_index=i,
-                disk_config=_disk_config(s.disk_config),
+                disk_config=checks.disk_config(s.disk_config),
                 locked_by=None,
                 locked_reason=None,
                 fault=None,
             )
         )
-    args = create_op.CreateArgs(networks=networks, auto=auto, image=_guest_image(image), host=forced_host, hypervisor_hostname=forced_node)
+    args = create_op.CreateArgs(
+        networks=networks, auto=auto, image=checks.guest_image(image), host=forced_host, hypervisor_hostname=forced_node
+    )
     if low < high:
         made = await _as_many_as_fit(c, ctx, made, low)
     accepted = await create_op.begin(c, ctx, made, args)
-    if _flag("return_reservation_id", s.return_reservation_id):
+    if checks.flag("return_reservation_id", s.return_reservation_id):
         return Reply({"reservation_id": reservation}, 202)
     first = accepted[0]
     links = views.links(req, "servers", first.id)
@@ -316,18 +274,7 @@ async def _image(c: ComputeService, ctx: Context, s: Any) -> ImageInfo | None:
         raise BadRequest(
             "Invalid imageRef provided." if not s.block_device_mapping_v2 else "Block Device Mapping is Invalid: no bootable local image."
         )
-    ref = ref.rpartition("/")[2]
-    if not _UUID.match(ref):
-        raise BadRequest(
-            f"Invalid input for field/attribute imageRef. Value: {ref[:64]}. '{ref[:64]}' is not valid under any of the given schemas"
-        )
-    try:
-        image = await c.images.get(ctx, ref)
-    except NotFound:
-        raise BadRequest("Can not find requested image") from None
-    if image.status != "active":
-        raise BadRequest(f"Image {image.id} is not active.")
-    return image
+    return await checks.bootable(c, ctx, ref.rpartition("/")[2])
 
 
 async def _flavor(c: ComputeService, ctx: Context, ref: str) -> Flavor:
@@ -341,24 +288,6 @@ async def _flavor(c: ComputeService, ctx: Context, ref: str) -> Flavor:
     return flavor
 
 
-def _fits(flavor: Flavor, image: ImageInfo | None) -> None:
-    if image is None:
-        return
-    if flavor.ram_mb < (image.min_ram or 0):
-        raise BadRequest("Flavor's memory is too small for requested image.")
-    if flavor.root_gb:
-        if flavor.root_gb < (image.min_disk or 0):
-            raise BadRequest(
-                f"Flavor's disk is smaller than the minimum size specified in image metadata. Flavor disk is {flavor.root_gb << 30} bytes, "
-                f"minimum size is {(image.min_disk or 0) << 30} bytes."
-            )
-        size = max(image.virtual_size or 0, image.size or 0)
-        if flavor.root_gb << 30 < size:
-            raise BadRequest(
-                f"Flavor's disk is too small for requested image. Flavor disk is {flavor.root_gb << 30} bytes, image is {size} bytes."
-            )
-
-
 def _block_devices(s: Any, image: ImageInfo | None) -> None:
     if s.block_device_mapping:
         raise BadRequest("Block Device Mapping is Invalid: volumes are not available in this cloud yet.")
@@ -370,15 +299,6 @@ def _block_devices(s: Any, image: ImageInfo | None) -> None:
             raise BadRequest("Block Device Mapping is Invalid: give ephemeral and swap disks by the flavor.")
         else:
             raise BadRequest("Block Device Mapping is Invalid: volumes are not available in this cloud yet.")
-
-
-def _user_data(text: str | None) -> None:
-    if text is None:
-        return
-    try:
-        base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise BadRequest("Invalid input for field/attribute user_data. It is not base64.") from None
 
 
 def _networks(req: Request, wanted: list[NetworkRef] | str | None) -> tuple[tuple[NicWish, ...], str]:
@@ -411,20 +331,3 @@ def _networks(req: Request, wanted: list[NetworkRef] | str | None) -> tuple[tupl
                 ) from None
         out.append(NicWish(network_id=n.uuid, fixed_ip=n.fixed_ip, tag=n.tag))
     return tuple(out), ""
-
-
-def _image_properties(image: ImageInfo | None) -> dict[str, str]:
-    return {} if image is None else {k: str(v) for k, v in image.properties.items() if not k.startswith("os_glance")}
-
-
-def _guest_image(image: ImageInfo | None) -> rpc.GuestImage | None:
-    if image is None:
-        return None
-    return rpc.GuestImage(
-        id=image.id,
-        disk_format=image.disk_format or "raw",
-        size=image.size or 0,
-        virtual_size=image.virtual_size,
-        os_hash_algo=image.os_hash_algo,
-        os_hash_value=image.os_hash_value,
-    )

@@ -128,6 +128,8 @@ GuestEvent = GuestStopped | GuestCrashed | GuestPaused
 OnEvent = Callable[[GuestEvent], Awaitable[None]]
 FetchImage = Callable[[str, str], Awaitable[None]]
 """fetch(image id, path): put the image's bytes into a new file at `path`."""
+StoreImage = Callable[[str], Awaitable[None]]
+"""store(path): a file's bytes become an image; the file may go when this returns."""
 
 
 class Driver(Protocol):
@@ -155,6 +157,10 @@ class Driver(Protocol):
 
     async def reboot_hard(self, spec: GuestSpec) -> GuestState:
         """A new process on the same disks, whatever state the guest was in."""
+
+    async def snapshot(self, server_id: str, store: StoreImage) -> None:
+        """Copy the root disk, as it is at one moment, into one qcow2 file and hand it to `store`. A running guest goes on running; one
+        that is destroyed meanwhile ends the copy with DriverError."""
 
     async def list_guests(self) -> list[GuestState]:
         """All guests of ours on this host, running or not, ordered by id."""

@@ -1,6 +1,6 @@
 """The verbs by name, as operations store them."""
 
-from kilonova.compute.ops import create, delete, reboot, start, stop
+from kilonova.compute.ops import create, delete, reboot, rebuild, snapshot, start, stop
 from kilonova.compute.service import ComputeService
 from kilonova.core.operations import Operation, Verb
 
@@ -20,4 +20,11 @@ def register(c: ComputeService) -> None:
         return Verb(bound_run, bound_recover)
 
     c.api_ops.verbs = {"create": verb(create), "delete": verb(delete)}
-    c.cell_ops.verbs = {"start": verb(start), "stop": verb(stop), "reboot_soft": verb(reboot), "reboot_hard": verb(reboot)}
+    c.cell_ops.verbs = {
+        "start": verb(start),
+        "stop": verb(stop),
+        "reboot_soft": verb(reboot),
+        "reboot_hard": verb(reboot),
+        "rebuild": verb(rebuild),
+        "snapshot": verb(snapshot),
+    }

@@ -1,11 +1,12 @@
 """What the verbs on one running server share: claim and intent in one transaction, settle in another."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from kilonova.compute import rpc
-from kilonova.compute.errors import Locked, ServerNotFound, Superseded, WrongState
+from kilonova.compute.errors import Locked, NeverActive, ServerNotFound, Superseded, WrongState
 from kilonova.compute.model import Action, Event, Fault, Server
 from kilonova.compute.service import ComputeService
 from kilonova.compute.states import SERVER
@@ -50,29 +51,51 @@ def new_action(c: ComputeService, ctx: Context, server_id: str, action: str) -> 
     )
 
 
-async def begin(c: ComputeService, ctx: Context, server: Server, verb: str, *, action: str, shown: str = "", hard: bool = False) -> None:
-    """Claim the server for a verb and start it. Raises Locked, WrongState, ServerNotFound."""
-    guard(ctx, server, verb, shown or action)
+async def begin(c: ComputeService, ctx: Context, server: Server, verb: str, *, action: str, hard: bool = False) -> None:
+    """Claim the server for a verb and start it. Raises Locked, WrongState, NeverActive, ServerNotFound."""
+    c.cell_ops.start(await claim(c, ctx, server, verb, action=action, hard=hard))
+
+
+async def claim(
+    c: ComputeService,
+    ctx: Context,
+    server: Server,
+    verb: str,
+    *,
+    action: str,
+    changes: Mapping[str, Any] | None = None,
+    arguments: Callable[..., VerbArgs] = VerbArgs,
+    **more: Any,
+) -> Operation:
+    """The server is the verb's: task, changed columns, action and operation in one transaction. The caller starts the operation.
+
+    more: what `arguments`, the verb's struct, holds beside action and generation."""
+    guard(ctx, server, verb, action)
+    if server.launched_at is None:
+        raise NeverActive(verb=action)
     arrow = SERVER[verb]
 
     async def body(tx: Transaction) -> Operation | None:
         now = c.runtime.now_us()
         if not await servers.begin(tx, server.id, sorted(arrow.sources), sorted(arrow.tasks, key=str), now, arrow.during):
             return None
+        if changes:
+            await servers.update(tx, server.id, now, **changes)
         claimed = await servers.get(tx, server.id)
         assert claimed is not None
         record = new_action(c, ctx, server.id, action)
         await actions.insert(tx, record)
-        return await c.cell_ops.open(tx, verb, server.id, ctx, VerbArgs(action_id=record.id, generation=claimed.generation, hard=hard))
+        args = arguments(action_id=record.id, generation=claimed.generation, **more)
+        return await c.cell_ops.open(tx, verb, server.id, ctx, args)
 
     op = await c.cell_db.transact(body)
     if op is None:
         now_is = await servers.get(c.cell_db, server.id)
         if now_is is None or now_is.deleted:
             raise ServerNotFound(server=server.id)
-        guard(ctx, now_is, verb, shown or action)
-        raise WrongState(verb=shown or action, server=server.id, attribute="task_state", value=now_is.task)
-    c.cell_ops.start(op)
+        guard(ctx, now_is, verb, action)
+        raise WrongState(verb=action, server=server.id, attribute="task_state", value=now_is.task)
+    return op
 
 
 def fence(op: Operation, args: VerbArgs) -> rpc.Fence:

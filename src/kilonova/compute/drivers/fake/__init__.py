@@ -4,6 +4,7 @@
 die and another take over the same host, as with real ones.
 """
 
+import os
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -21,6 +22,8 @@ from kilonova.compute.drivers import (
     HostResources,
     OnEvent,
     PowerState,
+    StoreImage,
+    qcow2,
 )
 from kilonova.compute.drivers.fake.host import FakeGuest, FakeHost
 
@@ -40,7 +43,7 @@ class FakeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fake:
-    """Knobs: `fail_next(n)` makes the next n spawns fail; `stop_itself`, `crash` and `pause_itself` are things guests do."""
+    """Knobs: `fail_next(n)` makes the next n spawns or snapshots fail; `stop_itself`, `crash` and `pause_itself` are things guests do."""
 
     def __init__(self, config: FakeConfig | None = None, host: FakeHost | None = None, sleep: Sleep | None = None):
         self.config = config or FakeConfig()
@@ -112,6 +115,8 @@ class Fake:
             await self._sleep(self.config.spawn_delay_s)
         if self._failures:
             self._failures -= 1
+            if replace_disk:
+                await self.destroy(spec.server_id)
             raise DriverError(self._failure)
         guest = self.host.guests.get(spec.server_id)
         if guest is None or replace_disk:
@@ -142,6 +147,16 @@ class Fake:
         guest = self._guest(spec.server_id)
         guest.power_state = PowerState.SHUTDOWN
         return self._run(guest, spec)
+
+    async def snapshot(self, server_id: str, store: StoreImage) -> None:
+        """An empty disk of the right size, as nothing was ever written."""
+        guest = self._guest(server_id)
+        with open(os.memfd_create("snapshot"), "wb", buffering=0) as file:
+            file.write(qcow2.empty(max(1, guest.spec.root_gb) << 30, None, None))
+            if self._failures:
+                self._failures -= 1
+                raise DriverError(self._failure)
+            await store(f"/proc/self/fd/{file.fileno()}")
 
     async def list_guests(self) -> list[GuestState]:
         return [_state(self.host.guests[server_id]) for server_id in sorted(self.host.guests)]

@@ -1,7 +1,7 @@
 """QEMU guests through libvirt: embedded in this process by default, or a daemon's.
 
 Read driver.py (the verbs), then domain.py (specs to XML), files.py and images.py (what is on disk), connection.py and reaper.py (threads,
-events, processes), acceleration.py (KVM or not), qcow2.py, console.py. Why it is so: docs/internals/libvirt.md.
+events, processes), acceleration.py (KVM or not), snapshot.py, console.py. Why it is so: docs/internals/libvirt.md.
 """
 
 from kilonova.compute.drivers.libvirt.config import LibvirtConfig

@@ -31,8 +31,9 @@ from kilonova.compute.drivers import (
     HostResources,
     OnEvent,
     PowerState,
+    StoreImage,
 )
-from kilonova.compute.drivers.libvirt import acceleration, console, domain, files
+from kilonova.compute.drivers.libvirt import acceleration, console, domain, files, snapshot
 from kilonova.compute.drivers.libvirt.config import LibvirtConfig
 from kilonova.compute.drivers.libvirt.connection import Connection
 from kilonova.compute.drivers.libvirt.images import Base, BaseCache
@@ -70,6 +71,7 @@ class Libvirt:
         self._tasks: list[asyncio.Task[None]] = []
         self._acceleration = acceleration.Acceleration(kvm_usable=False, reason="")
         self._machines: dict[str, str] = {}
+        self._copies: dict[str, snapshot.ColdCopy] = {}
         self._started = False
 
     # ---- life
@@ -79,6 +81,7 @@ class Libvirt:
         self._files = ThreadPoolExecutor(c.file_threads, "guest-files")
         self.state_folder = await self._blocking(_short_alias, c.state_folder, c.run_folder)
         self.instances = self.state_folder / "instances"
+        self.snapshots = self.instances / "_snapshots"
         self.embed_root = self.state_folder / "libvirt"
         self._bases = BaseCache(self.instances / "_base", c.base_cache_bytes, self._blocking, self._bases_in_use)
         await self._blocking(self._prepare_folders)
@@ -122,8 +125,10 @@ class Libvirt:
         self._files.shutdown(wait=False)
 
     def _prepare_folders(self) -> None:
-        for folder in (self.instances, self.embed_root, self.state_folder / "log"):
+        for folder in (self.instances, self.snapshots, self.embed_root, self.state_folder / "log"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in self.snapshots.iterdir():
+            left.unlink()
         self._bases.start()
 
     async def _blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -207,6 +212,8 @@ class Libvirt:
 
     async def destroy(self, server_id: str) -> None:
         domain.check_server_id(server_id)
+        if server_id in self._copies:
+            self._copies[server_id].stop()       # the copy has the turn; nobody wants its result
         async with self._turn(server_id):
             await self._remove(server_id)
 
@@ -235,6 +242,15 @@ class Libvirt:
             record = await self._respec(self._record(spec.server_id), spec)
             await self._end(spec.server_id)
             return await self._run(record)
+
+    async def snapshot(self, server_id: str, store: StoreImage) -> None:
+        self._record(server_id)
+        target = self.snapshots / f"{uuid.uuid4()}.qcow2"
+        try:
+            await self._copy_disk(server_id, target)
+            await store(str(target))
+        finally:
+            await self._blocking(lambda: target.unlink(missing_ok=True))
 
     async def list_guests(self) -> list[GuestState]:
         active: dict[str, int] = await self._connection.call(_active)
@@ -335,6 +351,33 @@ class Libvirt:
             return domain.Disk(role="root", file="disk", format="qcow2", bus=disk_bus)
         files.make_root(folder, size, self.instances / "_base" / base.name, base.format)
         return domain.Disk(role="root", file="disk", format="qcow2", bus=disk_bus, base=base.name, base_format=base.format)
+
+    async def _copy_disk(self, server_id: str, target: Path) -> None:
+        """A running guest's disk is copied by its QEMU, which saves what the guest overwrites meanwhile: only its begin needs the turn."""
+        async with self._turn(server_id):
+            root = next((disk for disk in self._record(server_id).disks if disk.role == "root" and disk.file), None)
+            if root is None:
+                raise DriverError("The server runs from a CD image and has no disk to copy.")
+            source = self._folder(server_id) / root.file
+            if await self._connection.call(_state, server_id) is None:
+                copy = self._copies[server_id] = snapshot.ColdCopy(source, root.format, target)
+                try:
+                    await self._blocking(copy.run)
+                finally:
+                    del self._copies[server_id]
+                return
+            await self._connection.call(snapshot.begin, server_id, source, target)
+        try:
+            await self._backed_up(server_id)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._connection.call(snapshot.abort, server_id))
+            raise
+
+    async def _backed_up(self, server_id: str) -> None:
+        wait_s = 0.02
+        while not await self._connection.call(snapshot.finished, server_id):
+            await asyncio.sleep(wait_s)
+            wait_s = min(1.0, wait_s * 1.5)
 
     async def _remove(self, server_id: str) -> None:
         """End the guest, remove its files; twice is fine."""

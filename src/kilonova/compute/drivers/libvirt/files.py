@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from kilonova.compute import config_drive
-from kilonova.compute.drivers import GuestSpec
-from kilonova.compute.drivers.libvirt import domain, qcow2
+from kilonova.compute.drivers import GuestSpec, qcow2
+from kilonova.compute.drivers.libvirt import domain
 
 RECORD = "instance.json"
 _PAGE = 4096
