@@ -84,6 +84,15 @@ class Host:
     def pid(self, guest: GuestSpec) -> int:
         return int((self.state / "libvirt" / "run" / "qemu" / f"{guest.name}.pid").read_text())
 
+    def write(self, guest: GuestSpec, what: str) -> None:
+        """Onto the root disk of a guest that runs, as if the guest did."""
+        disk = str(self.state / "instances" / guest.server_id / "disk")
+        blocks = json.loads(self.ask("monitor", guest.name, "query-block"))["return"]
+        root = next(block["qdev"] for block in blocks if block.get("inserted", {}).get("file") == disk)
+        command = {"command-line": f'qemu-io -d {root} "write {what}"'}
+        said = json.loads(self.ask("monitor", guest.name, "human-monitor-command", command))["return"]
+        assert said == "", said
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -179,6 +188,45 @@ def virtual_size(path: Path) -> int:
     inspector = disk_formats.Inspector()
     inspector.eat(path.read_bytes()[:disk_formats.HEAD_BYTES])
     return inspector.finish(path.stat().st_size).virtual_size
+
+
+def test_a_snapshot_is_the_disk_at_one_moment_and_needs_no_other_file(host: Host, tmp_path: Path) -> None:
+    """Of a guest that runs, of one that is off, and again after an abandoned copy of an earlier process."""
+    guest = spec(1, image=ImageSpec(id="two-gib", disk_format="qcow2"), root_gb=2, swap_mb=8)
+    host.ask("spawn", guest)
+    for number, at in enumerate(("64k", "1M", "2047M")):
+        host.write(guest, f"-P {number + 1} {at} 64k")
+    running, stopped, again = (str(tmp_path / name) for name in ("running", "stopped", "again"))
+    host.ask("snapshot", guest.server_id, running)
+    assert host.power(guest) == 1
+    host.write(guest, "-P 9 1M 64k")
+    assert host.ask("power_off", guest.server_id, 0)["power_state"] == 4
+    host.ask("snapshot", guest.server_id, stopped)
+    host.ask("power_on", guest)
+    host.ask("snapshot", guest.server_id, again)
+    for path, second in ((running, 2), (stopped, 9), (again, 9)):
+        info = json.loads(subprocess.run(["qemu-img", "info", "--output=json", path], check=True, capture_output=True).stdout)
+        assert (info["format"], info["virtual-size"], info.get("backing-filename")) == ("qcow2", 2 << 30, None)
+        reads = [f"read -P {value} {at} 64k" for value, at in ((1, "64k"), (second, "1M"), (3, "2047M"), (0, "8M"))]
+        read = subprocess.run(["qemu-io", "-r", path], input="\n".join(reads), check=True, capture_output=True, text=True).stdout
+        assert "Pattern verification failed" not in read and read.count(", 1 ops;") == 4, read
+    assert list((host.state / "instances" / "_snapshots").iterdir()) == []
+    assert host.events == []
+
+
+def test_a_destroy_ends_a_snapshot(host: Host) -> None:
+    """Written data keeps the copy busy for a moment, running or not."""
+    for number, off in ((1, False), (2, True)):
+        guest = spec(number, root_gb=4)
+        host.ask("spawn", guest)
+        host.write(guest, "-P 7 0 600M")
+        if off:
+            host.ask("power_off", guest.server_id, 0)
+        begun = time.monotonic()
+        assert host.refused("destroyed_snapshot", guest.server_id, 0.15) == "The guest ended before its disk was copied."
+        assert time.monotonic() - begun < 5
+        assert host.power(guest) is None
+    assert host.ask("inventory") == []
 
 
 def test_what_guests_do_by_themselves_is_told(host: Host) -> None:
@@ -346,6 +394,9 @@ async def child(state: Path, options: dict[str, Any]) -> None:
         else:
             raise FileNotFoundError(image_id)
 
+    async def store_nothing(path: str) -> None:
+        raise AssertionError("there was nothing to store")
+
     async def do(verb: str, arguments: list[Any], named: dict[str, Any]) -> Any:
         guest = msgspec.convert(arguments[0], GuestSpec) if arguments and isinstance(arguments[0], dict) else None
         if verb == "nothing":
@@ -356,10 +407,20 @@ async def child(state: Path, options: dict[str, Any]) -> None:
         if verb == "monitor":
             import libvirt_qemu
 
-            command = json.dumps({"execute": arguments[1]})
+            command = json.dumps({"execute": arguments[1], **({"arguments": arguments[2]} if len(arguments) > 2 else {})})
             return await driver._connection.call(lambda c: libvirt_qemu.qemuMonitorCommand(c.lookupByName(arguments[0]), command, 0))
         if verb == "all_at_once":
             return await asyncio.gather(*(driver.spawn(msgspec.convert(one, GuestSpec), fetch) for one in arguments[0]))
+        if verb == "snapshot":
+            async def store(path: str) -> None:
+                await asyncio.to_thread(shutil.copyfile, path, arguments[1])
+
+            return await driver.snapshot(arguments[0], store)
+        if verb == "destroyed_snapshot":
+            copying = asyncio.create_task(driver.snapshot(arguments[0], store_nothing))
+            await asyncio.sleep(arguments[1])
+            await driver.destroy(arguments[0])
+            return await copying
         if verb == "cancelled_spawn":
             assert guest is not None
             task = asyncio.create_task(driver.spawn(guest, fetch))
