@@ -51,13 +51,20 @@ class NoValidHost(errors.Error):
     code = "compute.no_valid_host"
     title = "No valid host was found. {summary}"
     advice = "kilonova explain {server}"
+    public = "No valid host was found. There are not enough hosts available."
 
 
 class BuildFailed(errors.Error):
     """The last host that tried says why."""
 
     code = "compute.build_failed"
-    title = "{reason}"
+    title = "Build of instance {server} failed on {host}: {why}"
+
+    @property
+    def public(self) -> str:
+        """Without the host's name. Who does not answer is named by its address."""
+        why = "Its host does not answer." if self.details["unreachable"] else self.details["why"]
+        return f"Build of instance {self.details['server']} failed: {why}"
 
 
 class Superseded(errors.Error):

@@ -35,12 +35,14 @@ class Keypair(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a server is in ERROR. `details` is for admins; neither holds a secret, a path or text of libvirt."""
+    """Why a server is in ERROR. `details` is for admins, and so is `with_hosts`, the message with names of hosts; none of them holds a
+    secret, a path or text of libvirt."""
 
     code: int
     message: str
     created: int
     details: str = ""
+    with_hosts: str = ""
 
 
 class FixedIp(msgspec.Struct, frozen=True, kw_only=True):

@@ -123,6 +123,12 @@ class ComputeAgent:
             except DriverError as error:
                 self.log.error("hypervisor failed", server=server_id, host=self.host, error=error, detail=getattr(error, "detail", ""))
                 raise HypervisorFailed(error.reason) from error
+            except Error:
+                raise
+            except Exception as error:
+                # Its text is the system's (paths, addresses): it stays in the log.
+                self.log.error("hypervisor failed unexpectedly", server=server_id, host=self.host, error=error)
+                raise HypervisorFailed("The hypervisor failed unexpectedly; the log of the server's host has the details.") from error
         return result
 
     def _admit(self, server_id: str, mine: tuple[int, int]) -> None:

@@ -131,7 +131,8 @@ def detail(c: ComputeService, req: Request, server: Server, *, single: bool, hos
     if shown in WITH_PROGRESS:
         out["progress"] = 0
     if server.fault is not None and shown in ("ERROR", "DELETED"):
-        fault = {"code": server.fault.code, "created": times.iso(server.fault.created), "message": server.fault.message}
+        message = (admin and server.fault.with_hosts) or server.fault.message
+        fault = {"code": server.fault.code, "created": times.iso(server.fault.created), "message": message}
         out["fault"] = {**fault, "details": server.fault.details} if admin and server.fault.details else fault
     groups = sorted(set(server.security_groups) or ({"default"} if server.nics or server.state == "building" else set()))
     if groups and (server.nics or server.state == "building"):

@@ -20,6 +20,7 @@ from kilonova.compute.ops.verbs import fault_of, superseded
 from kilonova.compute.scheduler.snapshot import Request
 from kilonova.compute.service import CELL, ComputeService, nic_of
 from kilonova.compute.store import actions, mappings, servers
+from kilonova.core.bus import Unreachable
 from kilonova.core.context import Context
 from kilonova.core.db import Transaction
 from kilonova.core.errors import Error
@@ -117,7 +118,7 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
         except Error as error:
             c.log.warning("build failed on host", server=server.id, host=host.host, error=error)
             tried[host.host] = error.message
-            last = BuildFailed(f"Build of instance {server.id} failed on {host.host}: {error.message}")
+            last = BuildFailed(server=server.id, host=host.host, why=error.message, unreachable=isinstance(error, Unreachable))
     assert last is not None
     await _fail(c, op, server, last, Scheduling(considered=len(tried), rejected={h: ("build", why) for h, why in tried.items()}))
 

@@ -134,8 +134,14 @@ async def settle(
 
 
 def fault_of(c: ComputeService, error: Error) -> Fault:
+    """An error that has a `public` sentence tells the names of hosts in its own."""
+    public: str | None = getattr(error, "public", None)
     return Fault(
-        code=500, message=error.message, created=c.runtime.now_us(), details=error.advice.format_map({"server": "", **error.details})
+        code=500,
+        message=public or error.message,
+        created=c.runtime.now_us(),
+        details=error.advice.format_map({"server": "", **error.details}),
+        with_hosts=error.message if public else "",
     )
 
 
