@@ -352,8 +352,8 @@ class NetworkService:
     async def nics_of(self, ctx: Context, server_ids: tuple[str, ...]) -> dict[str, tuple[Nic, ...]]:
         found: list[Port] = []
         for at in range(0, len(server_ids), 500):
-            found += await rows.ports.where(self.db, order=("nic_index", "created_at"), device_id=tuple(server_ids[at : at + 500]))
-        return await servers.nics(self.db, [port for port in found if port.is_guest])
+            found += await servers.of(self.db, *server_ids[at : at + 500])
+        return await servers.nics(self.db, found)
 
     async def server_of(
         self, ctx: Context, *, ip: str, network_id: str | None = None, router_id: str | None = None

@@ -191,6 +191,9 @@ async def update(w: Work, old: Port, network: Network, subnets: Sequence[Subnet]
         host = changes["binding:host_id"] or ""
         if host != old.host:
             fields.update(host=host, vif_type=vif_type(w, host), status="DOWN", wiring_error="")
+    if not w.elevated and fields.get("device_id", old.device_id) != old.device_id and old.host:
+        # Its user gives it to another device: it leaves the one that compute has put it on.
+        fields.update(host="", vif_type=UNBOUND, status="DOWN", wiring_error="")
     if fields.get("admin_state_up") is False:
         fields["status"] = "DOWN"
     new = msgspec.structs.replace(old, **fields, updated_at=w.now, revision=old.revision + 1)

@@ -38,9 +38,11 @@ def may_use(network: Network, project_id: str, *, elevated: bool) -> bool:
     return elevated or network.project_id == project_id or network.shared or network.external
 
 
-async def of(reader: Reader, server_id: str) -> list[Port]:
-    found = await rows.ports.where(reader, order=("nic_index", "created_at"), device_id=server_id)
-    return [port for port in found if port.is_guest]
+async def of(reader: Reader, *server_ids: str) -> list[Port]:
+    """The interfaces of servers. device_id is whatever a port's owner says: an interface is what compute has put on a host, which only it
+    (or an admin) can."""
+    found = await rows.ports.where(reader, order=("nic_index", "created_at"), device_id=server_ids)
+    return [port for port in found if port.is_guest and port.host]
 
 
 # ---- what a request means
