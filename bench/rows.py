@@ -35,11 +35,10 @@ class Skip(Exception):
 class Bench:
     """What all rows share: where files go, how often, how much."""
 
-    def __init__(self, scratch: Path, runs: int, *, quick: bool = False, profile: str = "") -> None:
+    def __init__(self, scratch: Path, runs: int, *, quick: bool = False) -> None:
         self.scratch = scratch
         self.runs = runs
         self.quick = quick
-        self.profile = profile
         self.made = 0
 
     def folder(self, name: str) -> Path:
@@ -127,7 +126,7 @@ def start(b: Bench) -> list[Figure]:
                 unit="s",
                 ours=ours,
                 floor=floor,
-                floor_is="bare: interpreter, the same libraries, one uvicorn",
+                floor_is="bare: interpreter, uvicorn, one app",
                 bar="≤ 1.5",
                 met=median(ours) <= 1.5,
                 notes={"of it `up --detach` itself, s": round(median(inside), 2)},

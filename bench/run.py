@@ -76,12 +76,13 @@ def main() -> int:
     figures: list[Figure] = []
     failed = False
     with tempfile.TemporaryDirectory(prefix="knb", dir=given.scratch) as scratch:
+        bench = Bench(Path(scratch), given.runs, quick=given.quick)
         for name in given.rows or list(ROWS):
             print(f"{name}: {(ROWS[name].__doc__ or '').strip().partition(chr(10))[0]}", flush=True)
             row: dict[str, Any] = {"load_before": os.getloadavg()[0], "calibration_ms": calibration_ms()}
             started = time.monotonic()
             try:
-                measured = ROWS[name](Bench(Path(scratch), given.runs, quick=given.quick))
+                measured = ROWS[name](bench)
                 figures += measured
                 row["figures"] = measured
                 print(table(measured), flush=True)
