@@ -51,6 +51,7 @@ async def server(w: World, who: str) -> Values:
     return {
         "server_id": server_id, "key": item, "tag": tag, "network_label": label, "port_id": ports[0]["port_id"],
         "request_id": actions[0]["request_id"], "volume_id": NOWHERE, "group": group, "spare": spare, "console_id": NOWHERE,
+        "boot_image": w.ids["image"],
     }  # fmt: skip
 
 
@@ -437,6 +438,8 @@ BODIES: dict[str, Any] = {
     "POST /servers/{server_id}/action os-stop": {"os-stop": None},
     "POST /servers/{server_id}/action reboot": {"reboot": {"type": "HARD"}},
     "POST /servers/{server_id}/action os-getConsoleOutput": {"os-getConsoleOutput": {}},
+    "POST /servers/{server_id}/action rebuild": {"rebuild": {"imageRef": "{boot_image}"}},
+    "POST /servers/{server_id}/action createImage": {"createImage": {"name": "copy"}},
     "POST /servers/{server_id}/action lock": {"lock": None},
     "POST /servers/{server_id}/action unlock": {"unlock": None},
     "POST /servers/{server_id}/action os-resetState": {"os-resetState": {"state": "error"}},
