@@ -7,7 +7,7 @@ import msgspec
 from kilonova.core.errors import BadRequest, NotAcceptable
 from kilonova.core.http import Request, Version
 
-_FORM = re.compile(r"^([1-9]\d*)\.([1-9]\d*|0)$")
+_FORM = re.compile(r"^([1-9][0-9]{0,8})\.([1-9][0-9]{0,8}|0)\Z")
 
 
 class VersionNotFound(NotAcceptable):

@@ -1,5 +1,6 @@
 """POST /servers/{id}/action for power and console. Other actions live with their resource."""
 
+import re
 from typing import Any
 
 from kilonova.compute import rpc
@@ -34,7 +35,7 @@ async def console_output(c: ComputeService, ctx: Context, req: Request, server_i
     server = await find(c, req, server_id)
     length = body.output.length if body.output is not None else None
     if isinstance(length, str):
-        if not length.lstrip("-").isdigit():
+        if not re.fullmatch("-?[0-9]{1,9}", length):
             raise BadRequest(f"Invalid input for field/attribute length. Value: {length[:20]}. It is a whole number.")
         length = int(length)
     if length is not None and length < -1:

@@ -14,7 +14,7 @@ Flag = bool | str
 
 
 class GroupRef(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
+    name: Annotated[str, Meta(max_length=255)]
 
 
 class NetworkRef(msgspec.Struct, kw_only=True):
@@ -56,7 +56,7 @@ class Server(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     networks: list[NetworkRef] | str | None = None
     key_name: Name | None = None
     user_data: Annotated[str, Meta(max_length=65535)] | None = None
-    security_groups: list[GroupRef] = []
+    security_groups: Annotated[list[GroupRef], Meta(max_length=200)] = []
     availability_zone: Name | None = None
     config_drive: Flag | None = None
     min_count: Count = 1

@@ -93,7 +93,7 @@ def _hostname(name: str) -> str:
 
 def _count(field: str, value: Any) -> int:
     text = str(value)
-    if not text.isdigit() or len(text) > 6 or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or len(text) > 6 or int(text) < 1:
         raise BadRequest(f"Invalid input for field/attribute {field}. Value: {text[:50]}. It is a whole number from 1 on.")
     return int(text)
 

@@ -169,7 +169,7 @@ def collection(req: Request, key: str, documents: Sequence[dict[str, Any]]) -> d
         at = next((i for i, d in enumerate(rows) if d.get("id") == marker), None)
         rows = rows[at + 1 :] if at is not None else []
     following, truncated = None, {}
-    if limit is not None and limit.isdigit() and int(limit) > 0 and len(rows) > int(limit):
+    if limit is not None and limit.isascii() and limit.isdigit() and len(limit) < 10 and int(limit) > 0 and len(rows) > int(limit):
         rows = rows[: int(limit)]
         truncated = {"truncated": True}
         rest = urllib.parse.urlencode([(k, v) for k, v in req.query if k not in ("marker", "limit")])

@@ -4,6 +4,7 @@ Filters on columns, the default order and limits are SQL; the rest (tags, other 
 see is bounded twice: by the statement (own project, shared, …) and by the policy rule get_<resource> on each row.
 """
 
+import re
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -121,7 +122,7 @@ def check_revision(req: Request, row: Any) -> None:
         name, _, value = part.strip().partition("=")
         if name.strip() != "revision_number":
             continue
-        if not value.strip().isdigit():
+        if not re.fullmatch("[0-9]{1,18}", value.strip()):
             raise BadBody(f"Invalid If-Match value '{shown(value)}': revision_number must be an integer")
         if int(value) != row.revision:
             raise RevisionNumberConstraintFailed(wanted=value.strip(), have=row.revision)
@@ -169,7 +170,7 @@ def _page(c: Any, req: Request, res: Resource[S]) -> _Page:
     limit = 0
     if text is not None and text != "":
         try:
-            limit = int(text)
+            limit = min(int(text), 1_000_000_000)
         except ValueError:
             limit = -1
         if limit < 0:
@@ -191,7 +192,7 @@ def _converted(column: Any, values: list[str]) -> list[Any]:
         if isinstance(column.type, sa.Boolean):
             out.append(value.lower() in ("true", "1"))
         elif isinstance(column.type, sa.Integer):
-            if value.lstrip("-").isdigit() and len(value) < 10:
+            if re.fullmatch("-?[0-9]{1,9}", value):
                 out.append(int(value))
         else:
             out.append(value)
@@ -277,7 +278,10 @@ def _equal(column: Any, names: list[str]) -> Any:
     return column == binds[0] if len(binds) == 1 else column.in_(binds)
 
 
-def _tagged(req: Request, rows: list[S]) -> list[S]:
+def _tagged(req: Request, res: Resource[S], rows: list[S]) -> list[S]:
+    """What the tag filters leave; a resource without tags has no such filter."""
+    if "tags" not in res.attributes.by_name:
+        return rows
     for key in TAG_FILTERS:
         for text in req.every(key):
             asked = [tag for tag in text.split(",") if tag]
@@ -314,7 +318,7 @@ def _links(req: Request, rows: list[Any], following: bool, before: bool) -> list
 async def listing(c: Any, ctx: Context, req: Request, res: Resource[S]) -> dict[str, Any]:
     req.authorized = True
     page = _page(c, req, res)
-    rows = _tagged(req, await rows_for(c, ctx, req, res, page))
+    rows = _tagged(req, res, await rows_for(c, ctx, req, res, page))
     sieve = res.sieve(req)
     if sieve is not None:
         rows = [row for row in rows if sieve(row)]

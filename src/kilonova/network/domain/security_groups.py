@@ -190,7 +190,7 @@ def protocol_number(protocol: str) -> int | None:
     name = protocol.lower()
     if name in ("any", "-1", ""):
         return None
-    if name.isdigit() and int(name) <= 255:
+    if name.isascii() and name.isdigit() and len(name) <= 3 and int(name) <= 255:
         return int(name)
     if name in PROTOCOLS:
         return PROTOCOLS[name]
