@@ -58,9 +58,14 @@ def webob(request: Request, status: int, detail: str, explanation: str = "") -> 
         return Reply({"message": text, "code": f"{status} {title}", "title": title}, status)
     page = (
         f"<html>\n <head>\n  <title>{status} {title}</title>\n </head>\n <body>\n  <h1>{status} {title}</h1>\n  "
-        f"{html.escape(explanation)}<br /><br />\n{html.escape(detail)}\n\n\n </body>\n</html>"
+        f"{_page_text(explanation)}<br /><br />\n{_page_text(detail)}\n\n\n </body>\n</html>"
     )
     return Reply(page.encode(), status, content_type="text/html; charset=UTF-8")
+
+
+def _page_text(text: str) -> str:
+    """Without markup, and without what a terminal obeys."""
+    return html.escape("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))
 
 
 RESOURCE_NOT_FOUND = "The resource could not be found."
