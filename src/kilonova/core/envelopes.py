@@ -58,14 +58,14 @@ def webob(request: Request, status: int, detail: str, explanation: str = "") -> 
         return Reply({"message": text, "code": f"{status} {title}", "title": title}, status)
     page = (
         f"<html>\n <head>\n  <title>{status} {title}</title>\n </head>\n <body>\n  <h1>{status} {title}</h1>\n  "
-        f"{_page_text(explanation)}<br /><br />\n{_page_text(detail)}\n\n\n </body>\n</html>"
+        f"{html.escape(printable(explanation))}<br /><br />\n{html.escape(printable(detail))}\n\n\n </body>\n</html>"
     )
     return Reply(page.encode(), status, content_type="text/html; charset=UTF-8")
 
 
-def _page_text(text: str) -> str:
-    """Without markup, and without what a terminal obeys."""
-    return html.escape("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text))
+def printable(text: str) -> str:
+    """Without what a terminal obeys. For answers that are not JSON, which escapes it."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 RESOURCE_NOT_FOUND = "The resource could not be found."

@@ -1,6 +1,6 @@
 """Glance's errors are webob documents; a path without a known version answers with the list of versions."""
 
-from kilonova.core.envelopes import RESOURCE_NOT_FOUND, TITLES, shared_401, webob
+from kilonova.core.envelopes import RESOURCE_NOT_FOUND, TITLES, printable, shared_401, webob
 from kilonova.core.errors import Error, PolicyForbids
 from kilonova.core.http import Reply, Request
 from kilonova.image.versions import document, ours
@@ -16,7 +16,8 @@ def _document(request: Request, status: int, message: str) -> Reply:
         return Reply({"message": f"{message}<br /><br />\n\n\n", "code": f"{status} {title}", "title": title}, status)
     if accept:
         return webob(request, status, "", message)
-    return Reply(f"{status} {_TITLES.get(status, 'Error')}\n\n{message}\n\n".encode(), status, content_type="text/plain; charset=UTF-8")
+    text = f"{status} {_TITLES.get(status, 'Error')}\n\n{printable(message)}\n\n"
+    return Reply(text.encode(), status, content_type="text/plain; charset=UTF-8")
 
 
 class ImageEnvelope:
