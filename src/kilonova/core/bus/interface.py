@@ -1,0 +1,44 @@
+"""Commands go down to the nodes, facts come back up. The interface is the same for the in-process transport and for a broker.
+
+An address is a dotted name ("compute.host-1", "network.facts"). A message is a msgspec struct; its class name travels with it. The
+database, never the bus, holds an intent: a call that fails or is lost is made again by the operation that wanted it.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from kilonova.core.errors import Unavailable
+
+Reply = TypeVar("Reply")
+HandlerTable = Mapping[type[Any], Callable[[Any], Awaitable[Any]]]
+
+
+class Unreachable(Unavailable):
+    code = "bus.unreachable"
+    title = "{address} does not answer."
+
+
+class Bus(Protocol):
+    def serve(self, address: str, handlers: HandlerTable) -> None:
+        """Answer messages sent to an address: one handler for each message type. A second serve replaces the first."""
+        ...
+
+    def silence(self, address: str) -> None:
+        """Stop answering."""
+        ...
+
+    async def call(self, address: str, message: Any, timeout_s: float = 60.0) -> Any:
+        """Send and wait for the reply. Raises Unreachable, or the error that the handler raised."""
+        ...
+
+    def cast(self, address: str, message: Any) -> None:
+        """Send without waiting. At most once: whoever needs certainty calls."""
+        ...
+
+    def subscribe(self, topic: str, receive: Callable[[Any], Awaitable[None]]) -> None: ...
+
+    def publish(self, topic: str, message: Any) -> None:
+        """To every subscriber of the topic."""
+        ...
+
+    async def stop(self) -> None: ...
