@@ -29,7 +29,7 @@ TOP = Path(__file__).resolve().parent.parent
 STATE = TOP / ".setup"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kilonova"
 PYTHON = "/usr/bin/python3"  # Debian's own: the libvirt bindings are built for it
-EXTRAS = "network,migrations,dev"
+EXTRAS = "network,migrations,rabbitmq,dev"
 GUEST_IMAGE = STATE / "cirros.qcow2"
 
 PACKAGES = {
@@ -53,6 +53,7 @@ PACKAGES = {
     "mtools": "guest image: files on it",
     "syslinux": "guest image: boot loader",
     "openssl": "guest image: password hash",
+    "rabbitmq-server": "a message broker for tests (they start their own; the package's service stays off)",
 }
 
 
