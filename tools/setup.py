@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Set up a checkout on Debian: packages, virtual environments, the guest image.
 
-    tools/setup.py [STEP …]        steps: packages venv guest (these by default), clients, tempest
+    tools/setup.py [STEP …]        steps: packages venv guest (these by default), clients, tempest, peers
 
 Needs nothing but Debian's python3. Each step looks first whether there is anything to do: packages and links by what is really
 there, the slow rest by a stamp in .setup/ that holds a hash of its inputs. So it may be run at any time; with nothing to do it takes
@@ -29,7 +29,7 @@ TOP = Path(__file__).resolve().parent.parent
 STATE = TOP / ".setup"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kilonova"
 PYTHON = "/usr/bin/python3"  # Debian's own: the libvirt bindings are built for it
-EXTRAS = "network,migrations,rabbitmq,dev"
+EXTRAS = "network,migrations,rabbitmq,rest,postgresql,mysql,dev"
 GUEST_IMAGE = STATE / "cirros.qcow2"
 
 PACKAGES = {
@@ -53,6 +53,10 @@ PACKAGES = {
     "mtools": "guest image: files on it",
     "syslinux": "guest image: boot loader",
     "openssl": "guest image: password hash",
+    "postgresql-15": "tests on PostgreSQL: they start servers of their own",
+    "mariadb-server": "tests on MariaDB, likewise",
+    "galera-4": "tests on a Galera cluster",
+    "rsync": "how a Galera node gets its first copy",
     "rabbitmq-server": "a message broker for tests (they start their own; the package's service stays off)",
 }
 
@@ -281,6 +285,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "guest": set_up_guest,
     "clients": lambda: set_up_pinned_venv("clients", ".venv-clients", "constraints-clients.txt"),
     "tempest": lambda: set_up_pinned_venv("tempest", ".venv-tempest", "constraints-tempest.txt"),
+    "peers": lambda: set_up_pinned_venv("peers", ".venv-peers", "constraints-peers.txt"),
 }
 
 
