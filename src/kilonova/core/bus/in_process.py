@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from kilonova.core.bus.interface import HandlerTable, Unreachable
+from kilonova.core.bus.interface import HandlerTable, Undelivered, Unreachable
 from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
@@ -32,7 +32,7 @@ class InProcessBus:
     def _find(self, address: str, message: Any) -> Callable[[Any], Awaitable[Any]]:
         handler = self._handlers.get(address, {}).get(type(message))
         if handler is None:
-            raise Unreachable(address=address)
+            raise Undelivered(address=address)
         return handler
 
     def _crossed(self, value: Any) -> Any:

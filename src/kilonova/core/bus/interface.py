@@ -4,6 +4,7 @@ An address is a dotted name ("compute.host-1", "network.facts"). A message is a 
 database, never the bus, holds an intent: a call that fails or is lost is made again by the operation that wanted it.
 """
 
+import contextvars
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -11,11 +12,24 @@ from kilonova.core.errors import Unavailable
 
 Reply = TypeVar("Reply")
 HandlerTable = Mapping[type[Any], Callable[[Any], Awaitable[Any]]]
+sender: contextvars.ContextVar[str] = contextvars.ContextVar("sender", default="")
+"""While a message is handled: the broker's user who sent it, as the broker has checked. Empty in one process."""
 
 
 class Unreachable(Unavailable):
     code = "bus.unreachable"
     title = "{address} does not answer."
+
+
+class Undelivered(Unreachable):
+    """Nobody has taken the message and nobody will: it is certain that the command is not carried out."""
+
+    code = "bus.undelivered"
+
+
+class Busy(Unreachable):
+    code = "bus.busy"
+    title = "{address} has too many messages waiting."
 
 
 class Bus(Protocol):
@@ -28,7 +42,8 @@ class Bus(Protocol):
         ...
 
     async def call(self, address: str, message: Any, timeout_s: float = 60.0) -> Any:
-        """Send and wait for the reply. Raises Unreachable, or the error that the handler raised."""
+        """Send and wait for the reply. Raises Undelivered when nobody serves the address, Unreachable when it is not known whether the
+        message was handled, or the error that the handler raised."""
         ...
 
     def cast(self, address: str, message: Any) -> None:
