@@ -1,7 +1,7 @@
 """The bus of a cloud that is one process: messages are handed from object to object."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 import msgspec
@@ -44,8 +44,7 @@ class InProcessBus:
         handler = self._find(address, message)
         self._runtime.point(f"call {type(message).__name__}")
         try:
-            async with asyncio.timeout(timeout_s):
-                reply = await handler(self._crossed(message))
+            reply = await _within(timeout_s, handler(self._crossed(message)))
         except TimeoutError:
             raise Unreachable(address=address) from None
         self._runtime.point(f"called {type(message).__name__}")
@@ -68,6 +67,43 @@ class InProcessBus:
 
     async def stop(self) -> None:
         await self._tasks.stop()
+
+
+async def _within(timeout_s: float, coroutine: Any) -> Any:
+    """The coroutine's result. Most handlers never wait: only one that does is given a timer (it costs as much as the call)."""
+    try:
+        waits_for = coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    async with asyncio.timeout(timeout_s):
+        return await _Begun(coroutine, waits_for)
+
+
+class _Begun:
+    """A coroutine that has made its first step, to be awaited from there on."""
+
+    __slots__ = ("_coroutine", "_waits_for")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    value = yield waits_for
+                except Exception as error:
+                    waits_for = self._coroutine.throw(error)
+                except asyncio.CancelledError as error:
+                    waits_for = self._coroutine.throw(error)
+                else:
+                    waits_for = self._coroutine.send(value)
+        except StopIteration as done:
+            return done.value
+        finally:
+            self._coroutine.close()
 
 
 async def _consume(handler: Callable[[Any], Awaitable[Any]], message: Any) -> None:

@@ -27,14 +27,14 @@ class Json(sa.types.TypeDecorator[Any]):
     def __init__(self, kind: Any = Any) -> None:
         super().__init__()
         self.kind = kind
-        self._decode = msgspec.json.Decoder(kind).decode
+        self.decode = msgspec.json.Decoder(kind).decode
         self._encode = msgspec.json.Encoder().encode
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         return None if value is None else self._encode(value).decode()
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return None if value is None else self._decode(value)
+        return None if value is None else self.decode(value)
 
 
 class Prepared:
@@ -74,14 +74,16 @@ class Compiled:
         self._lists = [str(name) for bind, name in compiled.bind_names.items() if bind.expanding]
         self._expanded: dict[tuple[int, ...], tuple[str, list[tuple[str, int, Processor | None]]]] = {}
         """Lengths of the lists -> SQL, and for each of its parameters: name, place in the list (-1: no list), conversion."""
-        self._literals = any(not bind.required for bind in compiled.binds.values())
+        self._literals = {str(name): bind.effective_value for bind, name in compiled.bind_names.items() if not bind.required}
+        """Constants of the statement itself."""
         self.names: list[str] = list(compiled.positiontup or ())
         processors: Mapping[str, Any] = compiled._bind_processors
         self.binds: list[tuple[str, Processor]] = [(name, f) for name, f in processors.items() if callable(f)]
         self.sql = str(compiled)
         self.results: list[tuple[int, Processor]] = []
         for i, column in enumerate(_columns(compiled)):
-            f = column.type._cached_result_processor(dialect, None)
+            kind = column.type
+            f = kind.decode if isinstance(kind, Json) else kind._cached_result_processor(dialect, None)
             if f is not None:
                 self.results.append((i, f))
 
@@ -91,11 +93,13 @@ class Compiled:
         if self._expanding:
             return self._expand(dict(compiled.construct_params(dict(parameters)) if self._literals else parameters))
         if self._literals:
-            parameters = compiled.construct_params(dict(parameters))
+            parameters = {**self._literals, **parameters}
         if self.binds:
             converted = dict(parameters)
             for name, f in self.binds:
-                converted[name] = f(converted[name])
+                value = converted[name]
+                if value is not None:
+                    converted[name] = f(value)
             parameters = converted
         return self.sql, [parameters[name] for name in self.names]
 
@@ -129,7 +133,9 @@ class Compiled:
     def converted(self, row: Sequence[Any]) -> tuple[Any, ...]:
         values = list(row)
         for i, f in self.results:
-            values[i] = f(values[i])
+            value = values[i]
+            if value is not None:
+                values[i] = f(value)
         return tuple(values)
 
 

@@ -195,10 +195,14 @@ class _Gate:
     """Many commands, or one synchronisation; a synchronisation that waits lets no further command in."""
 
     def __init__(self) -> None:
-        self._running = 0
+        self.running = 0
+        self.waiting = 0
         self._alone = False
-        self._waiting = 0
         self._free = asyncio.Condition()
+
+    @property
+    def wide_open(self) -> bool:
+        return not self._alone and not self.waiting
 
     def shared(self) -> "_Shared":
         return _Shared(self)
@@ -207,29 +211,24 @@ class _Gate:
         return _Alone(self)
 
     async def enter(self) -> None:
-        if not self._alone and not self._waiting:
-            self._running += 1  # nobody can come between: the usual case needs no lock
-            return
         async with self._free:
-            while self._alone or self._waiting:
+            while not self.wide_open:
                 await self._free.wait()
-            self._running += 1
+            self.running += 1
 
-    async def leave(self) -> None:
-        self._running -= 1
-        if self._waiting:
-            async with self._free:
-                self._free.notify_all()
+    async def left(self) -> None:
+        async with self._free:
+            self._free.notify_all()
 
     async def close(self) -> None:
         async with self._free:
-            self._waiting += 1
+            self.waiting += 1
             try:
-                while self._alone or self._running:
+                while self._alone or self.running:
                     await self._free.wait()
                 self._alone = True
             finally:
-                self._waiting -= 1
+                self.waiting -= 1
 
     async def open(self) -> None:
         async with self._free:
@@ -242,10 +241,17 @@ class _Shared:
         self._gate = gate
 
     async def __aenter__(self) -> None:
-        await self._gate.enter()
+        gate = self._gate
+        if gate.wide_open:
+            gate.running += 1  # nobody can come between: the usual case needs no lock
+        else:
+            await gate.enter()
 
     async def __aexit__(self, *error: object) -> None:
-        await self._gate.leave()
+        gate = self._gate
+        gate.running -= 1
+        if gate.waiting:
+            await gate.left()
 
 
 class _Alone:

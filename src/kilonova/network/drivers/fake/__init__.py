@@ -18,6 +18,10 @@ async def _no_metadata(request: rpc.MetadataRequest) -> rpc.MetadataReply:
     return rpc.MetadataReply(status=404)
 
 
+MOST_NEWS = 256
+"""Pieces of news about other hosts that are kept as they came."""
+
+
 class FakeDriver:
     """`wire_delay_s` is waited out in each `plug`, also in those that fail. `fail_plugs` counts down to no more failures."""
 
@@ -42,12 +46,24 @@ class FakeDriver:
         self._ports: dict[str, rpc.Port] = {}
         self._groups: dict[str, rpc.SecurityGroup] = {}
         self._routers: dict[str, rpc.Router] = {}
-        self._remote_ports: dict[tuple[str, str], rpc.RemotePort] = {}
+        self._known_remotes: dict[tuple[str, str], rpc.RemotePort] = {}
+        self._new_remotes: list[tuple[rpc.RemotePort, ...]] = []
         self._peers: tuple[rpc.Peer, ...] = ()
 
     def fail_next_plugs(self, count: int, reason: str = "The fake driver was told to fail.") -> None:
         self.fail_plugs = count
         self.fail_reason = reason
+
+    @property
+    def _remote_ports(self) -> dict[tuple[str, str], rpc.RemotePort]:
+        """News is only sorted in when somebody looks: hundreds of hosts in one process are told the same."""
+        self._sort_in()
+        return self._known_remotes
+
+    def _sort_in(self) -> None:
+        for news in self._new_remotes:
+            self._known_remotes.update({(remote.network_id, remote.mac): remote for remote in news})
+        self._new_remotes.clear()
 
     @property
     def state(self) -> rpc.HostState:
@@ -100,7 +116,7 @@ class FakeDriver:
             self._subnets[network.id] = tuple(subnet for subnet in state.subnets if subnet.network_id == network.id)
         self._groups = {group.id: group for group in state.security_groups}
         self._routers = {router.id: router for router in state.routers}
-        self._remote_ports = {(remote.network_id, remote.mac): remote for remote in state.remote_ports}
+        self._new_remotes.append(state.remote_ports)
         self._peers = state.peers
         failed: list[rpc.PortFailed | rpc.NetworkFailed | rpc.RouterFailed] = []
         for port in state.ports:
@@ -154,7 +170,7 @@ class FakeDriver:
         if users:
             raise DriverError(f"Network {network_id} is still used here by {users[0]}; remove that first.")
         self._subnets.pop(network_id, None)
-        self._remote_ports = {key: remote for key, remote in self._remote_ports.items() if key[0] != network_id}
+        self._known_remotes = {key: remote for key, remote in self._remote_ports.items() if key[0] != network_id}
         return self._networks.pop(network_id, None) is not None
 
     async def put_router(self, router: rpc.Router) -> rpc.RouterReady:
@@ -182,16 +198,18 @@ class FakeDriver:
 
     async def put_remote_ports(self, remote_ports: tuple[rpc.RemotePort, ...]) -> None:
         self._ready()
-        found = {(remote.network_id, remote.mac): remote for remote in remote_ports}
-        for network_id, _ in found:
+        for network_id in sorted({remote.network_id for remote in remote_ports}):
             if network_id not in self._networks:
                 raise DriverError(f"Network {network_id} is not on this host; put it first.")
-        self._remote_ports.update(found)
+        self._new_remotes.append(remote_ports)
+        if len(self._new_remotes) > MOST_NEWS:
+            self._sort_in()
 
     async def delete_remote_ports(self, keys: tuple[tuple[str, str], ...]) -> None:
         self._ready()
+        known = self._remote_ports
         for key in keys:
-            self._remote_ports.pop(key, None)
+            known.pop(key, None)
 
     async def put_peers(self, peers: tuple[rpc.Peer, ...]) -> None:
         self._ready()
