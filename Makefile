@@ -9,7 +9,7 @@ export SUITE
 SCRIPTS := guest/build-guest-image guest/smoke-guest-image conformance/run-tempest conformance/run-suites
 
 .DEFAULT_GOAL := help
-.PHONY: help setup client-venv tempest-venv demo up test check fresh conformance guest-smoke bench sim probe test-databases clean
+.PHONY: help setup client-venv tempest-venv peers-venv demo up test check fresh conformance guest-smoke bench sim probe test-databases test-peers clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -22,6 +22,9 @@ client-venv: ## .venv-clients with the openstack command and SDK
 
 tempest-venv: ## .venv-tempest with OpenStack's own test suite
 	@$(SETUP) packages tempest
+
+peers-venv: ## .venv-peers with OpenStack's Keystone, Glance and keystonemiddleware
+	@$(SETUP) packages peers
 
 demo: ## the main job, step by step: a cloud, a real VM, SSH into it, everything removed again
 	@$(SETUP) packages venv guest clients
@@ -62,5 +65,9 @@ probe: setup ## real processes, killed at random moments
 test-databases: ## the suite on every database
 	@echo "make test-databases: PostgreSQL and MariaDB are not supported yet; the suite runs on SQLite (make test)"; exit 1
 
+test-peers: ## ours beside theirs: compute on a real Keystone and Glance, keystonemiddleware on our identity
+	@$(SETUP) packages venv clients peers
+	@$(PYTHON) -m pytest -v tests/peers $(PYTEST_ARGS)
+
 clean: ## remove what was made here: environments, stamps, caches (Debian packages stay)
-	rm -rf .venv .venv-clients .venv-tempest .setup .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-clients .venv-tempest .venv-peers .setup .mypy_cache .ruff_cache .hypothesis build dist

@@ -13,7 +13,7 @@ TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP / "tools"))
 import setup  # type: ignore[import-not-found]  # noqa: E402
 
-FILES = ["constraints.txt", "constraints-clients.txt", "constraints-tempest.txt"]
+FILES = ["constraints.txt", "constraints-clients.txt", "constraints-tempest.txt", "constraints-peers.txt"]
 PIN = re.compile(r"([A-Za-z0-9_.-]+)==([A-Za-z0-9_.+!-]+)")
 
 
@@ -94,4 +94,4 @@ def test_a_failing_program_is_shown_with_the_end_of_its_output(tmp_path: Path, m
 def test_an_unknown_step_names_the_known_ones() -> None:
     asked = subprocess.run([sys.executable, str(TOP / "tools" / "setup.py"), "all"], capture_output=True, text=True, check=False)
     assert asked.returncode == 2
-    assert asked.stderr == "setup: no step 'all'; there are: packages venv guest clients tempest\n"
+    assert asked.stderr == "setup: no step 'all'; there are: packages venv guest clients tempest peers\n"
