@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from kilonova.core.db.statements import Prepared
+from kilonova.core.errors import BadRequest, Unavailable
 
 T = TypeVar("T")
 Parameters = Mapping[str, Any]
@@ -19,8 +20,27 @@ class Duplicate(Exception):
         self.what = what
 
 
-class Lost(Exception):
-    """The database cannot be reached, or refused a commit: nothing of the transaction is kept."""
+class Lost(Unavailable):
+    """The database cannot be reached, or refused a commit: nothing of the transaction is kept. Its text is for the log."""
+
+    code = "core.database_lost"
+    title = "The service is temporarily unavailable: its database does not answer. Try again later."
+
+    def __str__(self) -> str:
+        return str(self.details["reason"])
+
+
+class OutcomeUnknown(Lost):
+    """The connection broke during COMMIT: the transaction is kept as a whole or not at all, and nobody can say which."""
+
+    code = "core.database_outcome_unknown"
+
+
+class Unfit(BadRequest):
+    """A text is too long for its column, a number too big, or a character is one that the database cannot hold (NUL)."""
+
+    code = "core.unfit"
+    title = "A value is too long, too big, or holds a character that cannot be stored."
 
 
 class Reader(Protocol):

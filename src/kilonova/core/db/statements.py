@@ -65,11 +65,13 @@ def inserted(table: sa.Table) -> Prepared:
 class Compiled:
     """SQL text, the order of its parameters, and conversions in and out (None where none is needed)."""
 
-    __slots__ = ("_element_compiled", "_expanded", "_expanding", "_lists", "_literals", "binds", "names", "results", "sql")
+    __slots__ = ("_element_compiled", "_expanded", "_expanding", "_lists", "_literals", "binds", "names", "results", "sql", "table")
 
     def __init__(self, element: Any, dialect: DefaultDialect) -> None:
         compiled: SQLCompiler = element.compile(dialect=dialect)
         self._element_compiled = compiled
+        self.table: Any = getattr(element, "table", None)
+        """What an INSERT, UPDATE or DELETE writes."""
         self._expanding = bool(compiled.post_compile_params or compiled.literal_execute_params)
         self._lists = [str(name) for bind, name in compiled.bind_names.items() if bind.expanding]
         self._expanded: dict[tuple[int, ...], tuple[str, list[tuple[str, int, Processor | None]]]] = {}

@@ -1,0 +1,301 @@
+"""PostgreSQL and MariaDB behind the facade: one runner, two drivers.
+
+Isolation is READ COMMITTED on both (docs/internals/database.md says why). A transaction is run again when the server undid it (deadlock,
+serialisation failure, lock timeout, a certification failure of Galera) and when its connection broke before COMMIT was sent. When
+it breaks during COMMIT nobody knows; that is `OutcomeUnknown`, and never tried again, unless the body wrote nothing.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from kilonova.core.db.facade import NONE, Duplicate, Lost, OutcomeUnknown, Parameters, Row, Transaction, Unfit
+from kilonova.core.db.pool import Driver, Limits, Link, Pool, Trouble, Wire
+from kilonova.core.db.statements import Compiled, Prepared
+from kilonova.core.db.url import Url
+from kilonova.core.log import Log
+from kilonova.core.runtime import Runtime
+
+T = TypeVar("T")
+FIRST_BACKOFF_S = 0.005
+MOST_BACKOFF_S = 0.5
+
+
+class _Careful(BaseException):
+    """The body went on after a refused statement, which PostgreSQL does not allow: once more, with a savepoint before each write."""
+
+
+class _Transaction:
+    """all/one/run/many inside BEGIN … COMMIT."""
+
+    __slots__ = ("_careful", "_compile", "_driver", "_wire", "spoilt", "wrote")
+
+    def __init__(self, wire: Wire, driver: Driver, compile: Callable[[Any], Compiled], careful: bool) -> None:
+        self._wire = wire
+        self._driver = driver
+        self._compile = compile
+        self._careful = careful
+        self.spoilt = False
+        self.wrote = False
+
+    async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
+        if self.spoilt:
+            raise _Careful
+        compiled = self._compile(statement)
+        sql, arguments = compiled.arguments(parameters)
+        try:
+            rows = await self._wire.all(sql, arguments)
+        except Exception as error:
+            raise self._meaning(error, compiled) from None
+        return [compiled.converted(row) for row in rows] if compiled.results else [tuple(row) for row in rows]
+
+    async def one(self, statement: Any, parameters: Parameters = NONE) -> Row | None:
+        rows = await self.all(statement, parameters)
+        return rows[0] if rows else None
+
+    async def run(self, statement: Any, parameters: Parameters = NONE) -> int:
+        compiled = self._compile(statement)
+        sql, arguments = compiled.arguments(parameters)
+        return await self._write(lambda: self._wire.run(sql, arguments), compiled)
+
+    async def many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None:
+        if parameters:
+            compiled = self._compile(statement)
+            rows = [compiled.arguments(p)[1] for p in parameters]
+            await self._write(lambda: self._wire.many(compiled.sql, rows), compiled)
+
+    async def _write(self, write: Callable[[], Awaitable[T]], compiled: Compiled) -> T:
+        if self.spoilt:
+            raise _Careful
+        self.wrote = True
+        if self._careful:
+            await self._wire.command("SAVEPOINT s")
+        try:
+            result = await write()
+        except Exception as error:
+            meaning = self._meaning(error, compiled)
+            if self._careful and isinstance(meaning, (Duplicate, Unfit)):
+                await self._wire.command("ROLLBACK TO SAVEPOINT s")
+                self.spoilt = False
+            raise meaning from None
+        if self._careful:
+            await self._wire.command("RELEASE SAVEPOINT s")
+        return result
+
+    def _meaning(self, error: Exception, compiled: Compiled) -> Exception:
+        self.spoilt = self._driver.aborts
+        return meaning(self._driver, error, compiled)
+
+
+def meaning(driver: Driver, error: Exception, compiled: Compiled) -> Exception:
+    """The facade's word for a driver's error; the error itself where there is none."""
+    trouble = driver.trouble(error)
+    if trouble is Trouble.DUPLICATE:
+        return Duplicate(driver.duplicate(error, compiled.table))
+    if trouble is Trouble.UNFIT:
+        return Unfit(driver.reason(error))
+    return error
+
+
+class Server:
+    """One database on a server, or on the writable one of several."""
+
+    def __init__(self, driver: Driver, url: Url, runtime: Runtime, log: Log, limits: Limits) -> None:
+        self.driver = driver
+        self.dialect = driver.dialect
+        self.url = url
+        self.runtime = runtime
+        self.log = log
+        self.limits = limits
+        self.pool = Pool(driver, url, runtime, log, limits)
+        self.runs_again = 0
+        """Transactions that were run again, of all reasons."""
+
+    def _compile(self, statement: Any) -> Compiled:
+        if isinstance(statement, Prepared):
+            return statement.on(self.dialect)
+        return Compiled(statement, self.dialect)
+
+    def now_us(self) -> int:
+        """The server's clock, as measured at the last connection or half a minute ago; before the first one our own."""
+        offset = self.pool.offset_us
+        return self.runtime.now_us() if offset is None else int(self.runtime.monotonic() * 1_000_000) + offset
+
+    def stamp(self) -> int | None:
+        return None
+
+    # ---- reads
+
+    async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
+        compiled = self._compile(statement)
+        sql, arguments = compiled.arguments(parameters)
+        rows = await self._read(sql, arguments, compiled)
+        return [compiled.converted(row) for row in rows] if compiled.results else [tuple(row) for row in rows]
+
+    async def one(self, statement: Any, parameters: Parameters = NONE) -> Row | None:
+        compiled = self._compile(statement)
+        sql, arguments = compiled.arguments(parameters)
+        rows = await self._read(sql, arguments, compiled)
+        if not rows:
+            return None
+        return compiled.converted(rows[0]) if compiled.results else tuple(rows[0])
+
+    async def _read(self, sql: str, arguments: Sequence[Any], compiled: Compiled) -> Sequence[Any]:
+        attempt = 0
+        while True:
+            link = await self._link()
+            try:
+                rows = await link.wire.all(sql, arguments)
+            except Exception as error:
+                if not self._settled(link, error):
+                    raise meaning(self.driver, error, compiled) from None
+                attempt += 1
+                await self._pause(attempt, error)
+            except BaseException:
+                self.pool.drop(link)
+                raise
+            else:
+                self.pool.give(link)
+                return rows
+
+    async def _link(self) -> Link:
+        """A connection; on the way the clock is measured when that was long ago."""
+        while True:
+            link = await self.pool.take()
+            if not self.pool.clock_is_old():
+                return link
+            try:
+                await self.pool.measure(link.wire)
+                return link
+            except BaseException as error:
+                self.pool.drop(link, broken=True)
+                if not isinstance(error, Exception) or self.driver.trouble(error) is not Trouble.GONE:
+                    raise
+
+    def _settled(self, link: Link, error: Exception) -> bool:
+        """Give the connection back or away after an error outside a transaction (or one that is rolled back); whether to try again."""
+        trouble = self.driver.trouble(error)
+        if trouble in (Trouble.GONE, Trouble.ELSEWHERE):
+            self.log.warning(f"database at {link.place}: connection given up: {self.driver.reason(error)}")
+            self.pool.drop(link, broken=True)
+            return True
+        self.pool.give(link)
+        return trouble is Trouble.AGAIN
+
+    async def _pause(self, attempt: int, error: Exception) -> None:
+        """Wait longer each time, by chance. Raises Lost when it is enough."""
+        if attempt > self.limits.db_max_retries:
+            self.log.error("transaction was run too often; given up", attempts=attempt, error=error)
+            raise Lost(f"the database undid it {attempt} times: {self.driver.reason(error)}") from error
+        self.runs_again += 1
+        await self.runtime.sleep(self.runtime.random.random() * min(MOST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(attempt, 12)))
+
+    # ---- writes
+
+    async def transact(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
+        attempt, careful = 0, False
+        while True:
+            link = await self._link()
+            tx = _Transaction(link.wire, self.driver, self._compile, careful)
+            try:
+                result = await self._body(link, tx, body)
+            except _Careful:
+                careful = True
+                continue
+            except _Undone as undone:
+                attempt += 1
+                await self._pause(attempt, undone.error)
+                continue
+            try:
+                await self._commit(link, tx)
+            except _Undone as undone:
+                attempt += 1
+                await self._pause(attempt, undone.error)
+                continue
+            return result
+
+    async def _body(self, link: Link, tx: _Transaction, body: Callable[[Transaction], Awaitable[T]]) -> T:
+        try:
+            await link.wire.command(self.driver.begin)
+            result = await body(tx)
+            if tx.spoilt:
+                raise _Careful
+            return result
+        except _Careful:
+            await self._roll_back(link)
+            raise
+        except Exception as error:
+            if self.driver.trouble(error) in (Trouble.GONE, Trouble.ELSEWHERE):
+                self._settled(link, error)
+                raise _Undone(error) from None
+            await self._roll_back(link)
+            if self.driver.trouble(error) is Trouble.AGAIN:
+                raise _Undone(error) from None
+            raise
+        except BaseException:
+            self.pool.drop(link)
+            raise
+
+    async def _roll_back(self, link: Link) -> None:
+        try:
+            await link.wire.command("ROLLBACK")
+        except BaseException as error:
+            self.pool.drop(link, broken=isinstance(error, Exception))
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self.pool.give(link)
+
+    async def _commit(self, link: Link, tx: _Transaction) -> None:
+        self.runtime.point("commit")
+        try:
+            said = await link.wire.command("COMMIT")
+        except Exception as error:
+            trouble = self.driver.trouble(error)
+            if trouble is Trouble.AGAIN:
+                await self._roll_back(link)
+                raise _Undone(error) from None
+            self.pool.drop(link, broken=True)
+            if not tx.wrote:
+                raise _Undone(error) from None
+            self.log.error(f"database at {link.place}: the connection broke during a commit", error=error)
+            raise OutcomeUnknown(f"the connection broke during a commit: {self.driver.reason(error)}") from error
+        except BaseException:
+            self.pool.drop(link)
+            raise
+        self.pool.give(link)
+        if said == "ROLLBACK":
+            raise Lost("the database rolled the transaction back instead of committing it")
+        self.runtime.point("committed")
+
+    # ---- tables
+
+    async def create(self, metadata: Any) -> None:
+        have = {row[0] for row in await self.all(self.dialect.table_names)}
+        for table in metadata.sorted_tables:
+            if table.name not in have:
+                constructs: list[Any] = [CreateTable(table), *(CreateIndex(i) for i in sorted(table.indexes, key=lambda i: str(i.name)))]
+                for construct in constructs:
+                    await self.command(str(construct.compile(dialect=self.dialect)))
+
+    async def command(self, sql: str) -> None:
+        """DDL, as it is; not run again when the connection breaks."""
+        link = await self._link()
+        try:
+            await link.wire.command(sql)
+        except BaseException as error:
+            self.pool.drop(link, broken=isinstance(error, Exception) and self.driver.trouble(error) is Trouble.GONE)
+            raise
+        self.pool.give(link)
+
+    async def stop(self) -> None:
+        await self.pool.stop()
+
+
+class _Undone(Exception):
+    """Nothing of the transaction is kept; it may be run again."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
