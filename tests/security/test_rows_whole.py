@@ -293,7 +293,6 @@ def test_row_28_a_rebuild_claims_nothing_twice(run: Run) -> None:
     run(story)
 
 
-@pytest.mark.xfail(strict=True, reason="a rebuild does not ask the filters again")
 def test_row_28_a_rebuild_asks_the_filters(run: Run) -> None:
     """CVE-2017-16239."""
 

@@ -74,6 +74,20 @@ class Superseded(errors.Error):
     title = "Server {server} has been asked for something else meanwhile."
 
 
+class Overtaken(errors.Conflict):
+    """A host's agent refuses a command: it has seen a later one for the server."""
+
+    code = "compute.overtaken"
+    title = "A later command for server {server} has been seen on this host."
+
+
+class HostSilent(errors.Unavailable):
+    """Whether a guest runs on a host is not known, so the server must not be started elsewhere."""
+
+    code = "compute.host_silent"
+    title = "The host of server {server} does not answer."
+
+
 class Removed(errors.Gone):
     code = "compute.removed"
     title = "This resource is no longer available. No forwarding address is given."

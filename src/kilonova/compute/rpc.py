@@ -10,9 +10,12 @@ import msgspec
 
 
 class Fence(msgspec.Struct, frozen=True, kw_only=True):
+    """number: counts the commands of one epoch to one host: one that comes late or twice is not carried out after the next."""
+
     operation: str
     generation: int
     epoch: int
+    number: int = 0
 
 
 class GuestNic(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +126,8 @@ class HostAccepted(msgspec.Struct, frozen=True, kw_only=True):
     servers: tuple[str, ...] = ()
     complete: bool = False
     """Whether `servers` is all of them, so that the agent may remove others."""
+    settled: dict[str, tuple[int, int]] = {}
+    """Servers of the host that no verb is working on -> (generation, power state as the row has it)."""
 
 
 class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -138,3 +143,5 @@ class GuestChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     server_id: str
     power_state: int
     reason: str = ""
+    generation: int = 0
+    """Of the server when this was true; the fact means nothing once a later verb has begun. 0: not known."""

@@ -16,7 +16,7 @@ from kilonova.core.context import Context, service_context
 from kilonova.core.db import Database, Duplicate, Transaction
 from kilonova.core.errors import PolicyForbids
 from kilonova.core.log import Log
-from kilonova.core.operations import Operations
+from kilonova.core.operations import RENEW_S, LostLease, Operations
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
 from kilonova.identity.contract import Identity
@@ -86,7 +86,9 @@ class ComputeService:
         self.bus.serve(FACTS, {rpc.HostReport: self.host_reported, rpc.Alive: self.hosts_alive, rpc.GuestChanged: self.guest_changed})
         self.bus.subscribe("network.server_changed", self.addresses_changed)
         await self._introduce_daemons()
-        self.tasks.every("operation leases", 10.0, self._renew)
+        self.tasks.every("operation leases", RENEW_S, self._renew)
+        self.tasks.every("operations that nobody runs", RENEW_S, self._adopt)
+        self.tasks.every("conductor's heartbeat", RENEW_S, self._beat)
 
     async def recover(self) -> int:
         """Take over operations whose runner died. Called once the hosts have reported, and every now and then."""
@@ -99,10 +101,14 @@ class ComputeService:
         await self.tasks.stop()
 
     async def _renew(self) -> None:
-        await self.api_ops.renew()
-        await self.cell_ops.renew()
-        await self.api_ops.adopt()
-        await self.cell_ops.adopt()
+        for operations in (self.api_ops, self.cell_ops):
+            await operations.renew()
+
+    async def _adopt(self) -> None:
+        for operations in (self.api_ops, self.cell_ops):
+            await operations.adopt()
+
+    async def _beat(self) -> None:
         now = self.runtime.now_us()
         await self.cell_db.transact(lambda tx: host_store.daemons_seen(tx, "kilonova", now))
 
@@ -130,7 +136,11 @@ class ComputeService:
     # ---- commands down
 
     async def send(self, host: str, command: Any, timeout_s: float = 120.0) -> Any:
-        """To the agent on a host. Raises Unreachable, or what the agent says went wrong."""
+        """To the agent on a host. Raises LostLease when the command's operation may be somebody else's by now, Unreachable, or what the
+        agent says went wrong."""
+        fence: rpc.Fence | None = getattr(command, "fence", None)
+        if fence is not None and not (self.api_ops.valid(fence.operation) or self.cell_ops.valid(fence.operation)):
+            raise LostLease(operation=fence.operation)
         return await self.bus.call(f"compute.{host}", command, timeout_s)
 
     # ---- facts up
@@ -138,7 +148,8 @@ class ComputeService:
     async def host_reported(self, told: rpc.HostReport) -> rpc.HostAccepted:
         host = await self.hosts.report(told)
         there = await servers.of_host(self.cell_db, told.host)
-        return rpc.HostAccepted(host_id=host.id, servers=tuple(s.id for s in there), complete=True)
+        settled = {s.id: (s.generation, s.power_state) for s in there if s.task is None}
+        return rpc.HostAccepted(host_id=host.id, servers=tuple(s.id for s in there), complete=True, settled=settled)
 
     async def hosts_alive(self, told: rpc.Alive) -> None:
         await self.hosts.alive(list(told.hosts))
@@ -147,6 +158,8 @@ class ComputeService:
         """A guest did something by itself. A verb under way settles the server itself; otherwise the row follows the truth."""
         server = await servers.get(self.cell_db, told.server_id)
         if server is None or server.deleted or server.host != told.host or server.task is not None:
+            return
+        if told.generation and told.generation != server.generation:
             return
         state = {SHUTDOWN: "stopped", NOSTATE: "stopped", PAUSED: "paused", RUNNING: "active", CRASHED: "error"}.get(told.power_state)
         if state is None or (state == server.state and told.power_state == server.power_state) or server.state in UNSYNCED:

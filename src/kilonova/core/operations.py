@@ -1,9 +1,14 @@
 """Long verbs are rows. The intent is a row, not a coroutine: `run` and `recover` take nothing else.
 
-A verb is a module with `begin`, `run(service, op)` and `recover(service, op)`. `begin` opens the operation inside the same transaction
-that claims the resource; after the commit `Operations.start` runs it here (embedded) or any conductor claims it by lease. Each
-claim raises the epoch; every command to a node carries (operation id, epoch) and a node refuses lower epochs, so that a runner that
-was asleep and wakes up does no harm. `finish` deletes the row, conditional on the epoch.
+A verb is a module with `begin`, `run(service, op)`, `recover(service, op)` and `give_up(service, op, error)`. `begin` opens the operation
+inside the same transaction that claims the resource; after the commit `Operations.start` runs it here (embedded) or any conductor claims
+it by lease. Each claim raises the epoch; every command to a node carries (operation id, epoch) and a node refuses lower epochs, so that a
+runner that was asleep and wakes up does no harm. `finish` deletes the row, conditional on the epoch.
+
+What settles a verb is in `run`. An exception that leaves it (a mistake, a database that is away, a service that does not answer) does not:
+the operation waits a moment, takes a new epoch and goes through `recover`; after MAX_ATTEMPTS it is given up, which settles it with a
+fault. A row that nobody runs (its runner died, or a commit was reported as lost and was not) is found by `adopt`, which is called again
+and again.
 """
 
 import asyncio
@@ -15,19 +20,34 @@ import sqlalchemy as sa
 
 from kilonova.core.context import Context
 from kilonova.core.db import Database, Json, Transaction, inserted, prepared
-from kilonova.core.errors import Error
+from kilonova.core.errors import Error, Unavailable
 from kilonova.core.log import Log, request_id
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
 
 LEASE_S = 30
-MAX_ATTEMPTS = 20
+RENEW_S = 10.0
+"""How often `renew` and `adopt` are to be called."""
+MAX_ATTEMPTS = 15
+PAUSE_S = 1.0
+PAUSE_MAX_S = 30.0
+"""Between attempts: doubles from the first to the second, less up to half by chance. All attempts of a verb that fails at once take some
+five minutes."""
+BATCH = 500
 A = TypeVar("A")
 
 
-class LostLease(Error):
+class LostLease(Unavailable):
     code = "operations.lost_lease"
     title = "Operation {operation} has been taken over by another runner."
+
+
+class GivenUp(Error):
+    """Nobody will try again. `why` is a sentence fit for users."""
+
+    code = "operations.given_up"
+    title = "The request was given up after {attempts} attempts. {why}"
+    advice = "The log tells of each attempt; grep for the operation {operation}."
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,10 +97,21 @@ def operations_table(metadata: sa.MetaData, name: str) -> sa.Table:
 
 
 class Verb(msgspec.Struct, frozen=True):
-    """run and recover of one verb, bound to their service. Both settle the operation themselves (Operations.finish)."""
+    """The functions of one verb, bound to their service. Each settles the operation itself (Operations.finish)."""
 
     run: Callable[[Operation], Coroutine[Any, Any, None]]
     recover: Callable[[Operation], Coroutine[Any, Any, None]]
+    give_up: Callable[[Operation, Error], Coroutine[Any, Any, None]]
+    """Settle with a fault whatever can still be settled."""
+
+
+class _Running:
+    """One operation as this runner runs it. valid_until: on the monotonic clock; later somebody else may have it."""
+
+    __slots__ = ("op", "task", "valid_until")
+
+    def __init__(self, op: Operation, task: asyncio.Task[Any] | None, valid_until: float) -> None:
+        self.op, self.task, self.valid_until = op, task, valid_until
 
 
 class Operations:
@@ -93,29 +124,34 @@ class Operations:
         self.log = log
         self.owner = owner
         self.verbs: Mapping[str, Verb] = {}
-        self.running: dict[str, str] = {}
+        self.running: dict[str, _Running] = {}
+        self.given_up = 0
+        self._opened: dict[str, float] = {}
+        """Operations that this runner has opened and not started yet, with the monotonic time until which they may."""
         c, bind = table.c, sa.bindparam
         mine = sa.and_(c.id == bind("op"), c.owner == bind("me"), c.epoch == bind("at"))
         self._insert = inserted(table)
         self._get = prepared(sa.select(table).where(c.id == bind("id")))
         self._of = prepared(sa.select(table).where(c.resource_id == bind("resource_id")).order_by(c.created_at, c.id))
-        self._dead = prepared(
-            sa.select(table)
-            .where(c.owner != bind("me"), sa.or_(c.lease_until < bind("now"), bind("all", type_=sa.Integer) == 1))
+        self._idle = prepared(
+            sa.select(c.id, c.owner, c.lease_until)
+            .where(sa.or_(c.owner == bind("me"), c.lease_until < bind("now"), bind("all", type_=sa.Integer) == 1))
             .order_by(c.created_at, c.id)
         )
         self._claim = prepared(
             sa.update(table)
-            .where(c.id == bind("op"), c.owner == bind("was"), c.epoch == bind("at"))
+            .where(c.id == bind("op"), c.owner == bind("was"), c.epoch == bind("at"), c.lease_until == bind("was_until"))
             .values(owner=bind("me"), epoch=c.epoch + 1, lease_until=bind("until"), attempts=c.attempts + 1)
         )
-        self._renew = prepared(sa.update(table).where(c.owner == bind("me")).values(lease_until=bind("until")))
+        among = sa.and_(c.owner == bind("me"), c.id.in_(bind("ids", expanding=True)))
+        self._renew = prepared(sa.update(table).where(among).values(lease_until=bind("until")))
+        self._held = prepared(sa.select(c.id, c.epoch).where(among).order_by(c.id))
+        self._touch = prepared(sa.update(table).where(mine).values(lease_until=bind("until")))
         self._step = prepared(sa.update(table).where(mine).values(step=bind("next")))
         self._delete = prepared(sa.delete(table).where(mine))
 
     async def open(self, tx: Transaction, verb: str, resource_id: str, ctx: Context, args: Any) -> Operation:
         """Insert an operation that this runner owns. Call `start` with it after the commit."""
-        now = self.runtime.now_us()
         op = Operation(
             id=self.runtime.uuid(),
             verb=verb,
@@ -124,27 +160,104 @@ class Operations:
             ctx=ctx.on_behalf("kilonova"),
             step="",
             owner=self.owner,
-            lease_until=now + LEASE_S * 1_000_000,
+            lease_until=self._until(),
             epoch=1,
             attempts=1,
-            created_at=now,
+            created_at=self.runtime.now_us(),
         )
+        self._opened[op.id] = self.runtime.monotonic() + LEASE_S
         await tx.run(self._insert, msgspec.structs.asdict(op))
         return op
 
-    def start(self, op: Operation, *, recover: bool = False) -> asyncio.Task[Any]:
-        verb = self.verbs[op.verb]
-        return self.tasks.start(f"{op.verb} {op.resource_id}", self._run(op, verb.recover if recover else verb.run))
+    def _until(self) -> int:
+        return self.db.now_us() + LEASE_S * 1_000_000
 
-    async def _run(self, op: Operation, function: Callable[[Operation], Coroutine[Any, Any, None]]) -> None:
+    # ---- running
+
+    def start(self, op: Operation, *, recover: bool = False) -> asyncio.Task[Any]:
+        running = _Running(op, None, self.runtime.monotonic() + LEASE_S)
+        running.task = self.tasks.start(f"{op.verb} {op.resource_id}", self._run(running, recover=recover))
+        self.running[op.id] = running
+        self._opened.pop(op.id, None)
+        return running.task
+
+    async def _run(self, running: _Running, *, recover: bool) -> None:
+        op = running.op
         request_id.set(op.ctx.request_id)
-        self.running[op.id] = op.verb
+        why: Exception | None = None
         try:
-            await function(op)
+            while True:
+                try:
+                    await self._attempt(op, why, recover=recover)
+                    return
+                except LostLease:
+                    raise
+                except Exception as error:
+                    why = error
+                    (self.log.warning if isinstance(error, Error) else self.log.error)(
+                        "attempt failed", operation=op.id, verb=op.verb, resource=op.resource_id, attempt=op.attempts, error=error
+                    )
+                again = await self._again(op)
+                if again is None:
+                    return
+                op = running.op = again
+                running.valid_until = self.runtime.monotonic() + LEASE_S
+                recover = True
         except LostLease:
             self.log.warning("operation was taken over", operation=op.id, verb=op.verb, resource=op.resource_id)
         finally:
-            self.running.pop(op.id, None)
+            if self.running.get(op.id) is running:
+                del self.running[op.id]
+
+    async def _attempt(self, op: Operation, why: Exception | None, *, recover: bool) -> None:
+        verb = self.verbs[op.verb]
+        if op.attempts <= MAX_ATTEMPTS:
+            await (verb.recover(op) if recover else verb.run(op))
+            return
+        reason = (
+            why.message if isinstance(why, Error) else "An unexpected error came each time." if why else "It was interrupted each time."
+        )
+        error = GivenUp(operation=op.id, attempts=MAX_ATTEMPTS, why=reason)
+        self.log.error("operation is given up", operation=op.id, verb=op.verb, resource=op.resource_id, step=op.step, reason=reason)
+        await verb.give_up(op, error)
+        self.given_up += 1
+
+    async def _again(self, op: Operation) -> Operation | None:
+        """After a pause the operation with a new epoch; None when it turns out to be settled. Raises LostLease. A database that is away is
+        waited for, and costs no attempt."""
+        pause_s = min(PAUSE_S * 2.0 ** (op.attempts - 1), PAUSE_MAX_S)
+        while True:
+            await self.runtime.sleep(pause_s * self.runtime.random.uniform(0.5, 1.0))
+            try:
+                row = await self.db.one(self._get, {"id": op.id})
+                if row is None:
+                    return None
+                known = _operation(row)
+                if known.owner != self.owner or known.epoch < op.epoch:
+                    raise LostLease(operation=op.id)
+                claimed = await self._take(known)
+            except LostLease:
+                raise
+            except Exception as error:
+                self.log.warning("operation waits for its database", operation=op.id, verb=op.verb, error=error)
+                pause_s = PAUSE_MAX_S / 4
+                continue
+            if claimed is not None:
+                return claimed
+
+    async def _take(self, op: Operation) -> Operation | None:
+        """The operation in our name with a new epoch, or None when somebody was quicker."""
+        until = self._until()
+
+        async def claim(tx: Transaction) -> int:
+            values = {"op": op.id, "was": op.owner, "at": op.epoch, "was_until": op.lease_until, "me": self.owner, "until": until}
+            return await tx.run(self._claim, values)
+
+        if not await self.db.transact(claim):
+            return None
+        return msgspec.structs.replace(op, owner=self.owner, epoch=op.epoch + 1, lease_until=until, attempts=op.attempts + 1)
+
+    # ---- what verbs ask
 
     async def step(self, tx: Transaction, op: Operation, name: str) -> None:
         if not await tx.run(self._step, {"op": op.id, "me": op.owner, "at": op.epoch, "next": name}):
@@ -155,33 +268,65 @@ class Operations:
         if not await tx.run(self._delete, {"op": op.id, "me": op.owner, "at": op.epoch}):
             raise LostLease(operation=op.id)
 
+    async def held(self, op: Operation) -> bool:
+        """Whether the operation is still ours, for a whole lease from now on. Ask before undoing what another runner may have built on."""
+        until = self._until()
+        values = {"op": op.id, "me": op.owner, "at": op.epoch, "until": until}
+        return await self.db.transact(lambda tx: tx.run(self._touch, values)) > 0
+
+    def valid(self, operation_id: str) -> bool:
+        """Whether the lease is known to hold, without asking the database."""
+        running = self.running.get(operation_id)
+        return running is not None and self.runtime.monotonic() < running.valid_until
+
     async def of(self, resource_id: str) -> list[Operation]:
-        return [
-            Operation(**dict(zip(Operation.__struct_fields__, row, strict=True)))
-            for row in await self.db.all(self._of, {"resource_id": resource_id})
-        ]
+        return [_operation(row) for row in await self.db.all(self._of, {"resource_id": resource_id})]
+
+    # ---- leases
 
     async def adopt(self, *, everything: bool = False) -> int:
-        """Take over operations whose runner died (lease ran out; or all of other owners, when this database is ours alone)."""
-        now = self.db.now_us()
+        """Take over operations that nobody runs: their lease ran out (or, with `everything`, they are of an earlier life and this database
+        is ours alone), or they are in our name and not running."""
+        now, monotonic = self.db.now_us(), self.runtime.monotonic()
+        self._opened = {op: until for op, until in self._opened.items() if until > monotonic}
         taken = 0
-        for row in await self.db.all(self._dead, {"me": self.owner, "now": now, "all": int(everything)}):
-            op = Operation(**dict(zip(Operation.__struct_fields__, row, strict=True)))
-            if op.attempts >= MAX_ATTEMPTS and not everything:
+        for op_id, owner, lease_until in await self.db.all(self._idle, {"me": self.owner, "now": now, "all": int(everything)}):
+            if op_id in self.running or op_id in self._opened or (owner != self.owner and not everything and lease_until >= now):
                 continue
-            until = now + LEASE_S * 1_000_000
-
-            async def claim(tx: Transaction, op: Operation = op, until: int = until) -> int:
-                return await tx.run(self._claim, {"op": op.id, "was": op.owner, "at": op.epoch, "me": self.owner, "until": until})
-
-            if await self.db.transact(claim):
-                mine = msgspec.structs.replace(op, owner=self.owner, epoch=op.epoch + 1, lease_until=until, attempts=op.attempts + 1)
-                self.log.info("operation adopted", operation=op.id, verb=op.verb, resource=op.resource_id, step=op.step)
+            row = await self.db.one(self._get, {"id": op_id})
+            if row is None:
+                continue
+            mine = await self._take(_operation(row))
+            if mine is not None:
+                self.log.info("operation adopted", operation=mine.id, verb=mine.verb, resource=mine.resource_id, step=mine.step)
                 self.start(mine, recover=True)
                 taken += 1
         return taken
 
     async def renew(self) -> None:
-        if self.running:
-            until = self.db.now_us() + LEASE_S * 1_000_000
-            await self.db.transact(lambda tx: tx.run(self._renew, {"me": self.owner, "until": until}))
+        """Keep what runs here. A runner whose operation somebody else has taken over is stopped, without undoing anything."""
+        before = dict(self.running)
+        ids = list(before)
+        for at in range(0, len(ids), BATCH):
+            batch = ids[at : at + BATCH]
+            began = self.runtime.monotonic()
+            until = self._until()
+
+            async def body(tx: Transaction, batch: list[str] = batch, until: int = until) -> dict[str, int]:
+                await tx.run(self._renew, {"me": self.owner, "ids": batch, "until": until})
+                return {row[0]: row[1] for row in await tx.all(self._held, {"me": self.owner, "ids": batch})}
+
+            held = await self.db.transact(body)
+            for op_id in batch:
+                running = before[op_id]
+                if self.running.get(op_id) is not running:
+                    continue
+                if op_id in held and held[op_id] == running.op.epoch:
+                    running.valid_until = began + LEASE_S
+                elif op_id not in held and running.task is not None and self.runtime.monotonic() >= running.valid_until:
+                    self.log.warning("operation was taken over", operation=op_id, verb=running.op.verb, resource=running.op.resource_id)
+                    running.task.cancel()
+
+
+def _operation(row: tuple[Any, ...]) -> Operation:
+    return Operation(**dict(zip(Operation.__struct_fields__, row, strict=True)))

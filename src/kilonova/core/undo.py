@@ -6,7 +6,8 @@
         undo.keep()
 
 An `Exception` on the way out runs the stack, last first; each step may fail without stopping the others. Cancellation does not:
-a process that shuts down leaves its verbs to `recover`.
+a process that shuts down leaves its verbs to `recover`. Nor does anything run when `allowed` says no: what was done may be another
+runner's by now.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,8 +18,9 @@ from kilonova.core.log import Log
 
 
 class Undo:
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, allowed: Callable[[], Awaitable[bool]] | None = None) -> None:
         self._log = log
+        self._allowed = allowed
         self._steps: list[tuple[Callable[..., Awaitable[Any]], tuple[Any, ...]]] = []
 
     def push(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
@@ -31,7 +33,9 @@ class Undo:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None or not isinstance(error, Exception):
+        if error is None or not isinstance(error, Exception) or not self._steps:
+            return
+        if self._allowed is not None and not await self._may(self._allowed):
             return
         while self._steps:
             function, arguments = self._steps.pop()
@@ -39,3 +43,12 @@ class Undo:
                 await function(*arguments)
             except Exception as problem:
                 self._log.warning("undo step failed", step=getattr(function, "__qualname__", str(function)), error=problem)
+
+    async def _may(self, allowed: Callable[[], Awaitable[bool]]) -> bool:
+        try:
+            if await allowed():
+                return True
+            self._log.warning("nothing is undone: another runner has taken over")
+        except Exception as problem:
+            self._log.warning("nothing is undone: whether it is still ours cannot be known", error=problem)
+        return False

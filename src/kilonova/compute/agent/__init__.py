@@ -1,7 +1,10 @@
 """What runs on a hypervisor: commands in, a driver's verbs out, facts up. An agent never opens the database.
 
-Commands for one server are carried out one after the other; one that carries a lower (generation, epoch) than the agent has seen for the
-server is refused: it comes from a runner that was overtaken.
+Commands for one server are carried out one after the other; one that carries a lower (generation, epoch, number) than the agent has seen
+for the server is refused: it comes from a runner that was overtaken, or it came late or twice.
+
+Every few minutes the agent compares its guests with what the rows say (`report`): messages get lost, and a delete passes over a host
+that is down. A guest of nobody is ended; of a server that no verb is working on the true state is told.
 """
 
 import asyncio
@@ -9,14 +12,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from kilonova.compute import rpc
-from kilonova.compute.drivers import Driver, DriverError, GuestEvent, GuestSpec, ImageSpec, NicSpec
+from kilonova.compute.drivers import Driver, DriverError, GuestEvent, GuestSpec, ImageSpec, NicSpec, PowerState
+from kilonova.compute.errors import Overtaken
 from kilonova.core.bus import Bus
-from kilonova.core.errors import Conflict, Error
+from kilonova.core.errors import Error
 from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
 
 FACTS = "compute.facts"
+REPORT_INTERVAL_S = 120.0
 Fetch = Callable[[str, str], Awaitable[None]]
 """(image id, path): an image's bytes into a file."""
 Store = Callable[[str, str], Awaitable[None]]
@@ -30,14 +35,19 @@ class HypervisorFailed(Error):
     title = "{reason}"
 
 
-class Overtaken(Conflict):
-    code = "compute.overtaken"
-    title = "A later command for server {server} has been seen on this host."
-
-
 class ComputeAgent:
     def __init__(
-        self, *, host: str, driver: Driver, bus: Bus, runtime: Runtime, log: Log, fetch: Fetch, store: Store, builds: int = 16
+        self,
+        *,
+        host: str,
+        driver: Driver,
+        bus: Bus,
+        runtime: Runtime,
+        log: Log,
+        fetch: Fetch,
+        store: Store,
+        builds: int = 16,
+        report_interval_s: float = REPORT_INTERVAL_S,
     ) -> None:
         self.host = host
         self.driver = driver
@@ -48,7 +58,9 @@ class ComputeAgent:
         self._fetch = fetch
         self._store = store
         self._builds = asyncio.Semaphore(builds)
-        self._seen: dict[str, tuple[int, int]] = {}
+        self._report_interval_s = report_interval_s
+        self._seen: dict[str, tuple[int, int, int]] = {}
+        """Server -> generation, epoch and number of the highest command."""
         self._turns: dict[str, asyncio.Lock] = {}
 
     async def start(self) -> None:
@@ -67,10 +79,12 @@ class ComputeAgent:
             },
         )
         await self.report()
+        self.tasks.every(f"report of {self.host}", self._report_interval_s, self.report)
 
     async def report(self) -> None:
-        """Tell the resources; then end guests that belong to nobody, and tell the state of the others."""
+        """Tell the resources; then end guests that belong to nobody, and tell the state of those whose row says another."""
         r = await self.driver.resources()
+        before = {guest.server_id: self._seen.get(guest.server_id) for guest in await self.driver.list_guests()}
         accepted: rpc.HostAccepted = await self.bus.call(
             FACTS,
             rpc.HostReport(
@@ -84,16 +98,28 @@ class ComputeAgent:
                 cpu_info=r.cpu_info,
             ),
         )
-        there = {guest.server_id: guest for guest in await self.driver.list_guests()}
-        for server_id in there:
-            if accepted.complete and server_id not in accepted.servers:
+        if accepted.complete:
+            ours = frozenset(accepted.servers)
+            for server_id, seen in before.items():
+                if server_id not in ours:
+                    await self._remove(server_id, seen)
+        states = {guest.server_id: guest for guest in await self.driver.list_guests()}
+        for server_id, (generation, known) in accepted.settled.items():
+            guest = states.get(server_id)
+            power_state = int(guest.power_state) if guest is not None else int(PowerState.SHUTDOWN)
+            if power_state != known:
+                reason = (guest.reason if guest is not None else "") or "seen by its host"
+                changed = rpc.GuestChanged(
+                    host=self.host, server_id=server_id, power_state=power_state, reason=reason, generation=generation
+                )
+                await self.bus.call(FACTS, changed)
+
+    async def _remove(self, server_id: str, seen: tuple[int, int, int] | None) -> None:
+        """End a guest that belongs to nobody, unless a command for it has come meanwhile."""
+        async with self._turns.setdefault(server_id, asyncio.Lock()):
+            if self._seen.get(server_id) == seen:
                 self.log.warning("guest belongs to no server; removing it", server=server_id, host=self.host)
                 await self.driver.destroy(server_id)
-        for server_id in accepted.servers:
-            state = there[server_id].power_state if server_id in there else 4
-            await self.bus.call(
-                FACTS, rpc.GuestChanged(host=self.host, server_id=server_id, power_state=int(state), reason="seen at start")
-            )
 
     async def stop(self) -> None:
         """Guests live on."""
@@ -102,7 +128,13 @@ class ComputeAgent:
         await self.driver.stop()
 
     async def _happened(self, event: GuestEvent) -> None:
-        changed = rpc.GuestChanged(host=self.host, server_id=event.server_id, power_state=int(event.power_state), reason=event.reason)
+        changed = rpc.GuestChanged(
+            host=self.host,
+            server_id=event.server_id,
+            power_state=int(event.power_state),
+            reason=event.reason,
+            generation=self._seen.get(event.server_id, (0, 0, 0))[0],
+        )
         try:
             await self.bus.call(FACTS, changed)
         except Error as error:
@@ -111,7 +143,7 @@ class ComputeAgent:
     # ---- commands
 
     async def _ordered(self, fence: rpc.Fence, server_id: str, verb: Callable[[], Awaitable[Any]]) -> Any:
-        mine = (fence.generation, fence.epoch)
+        mine = (fence.generation, fence.epoch, fence.number)
         self._admit(server_id, mine)
         turn = self._turns.setdefault(server_id, asyncio.Lock())
         async with turn:
@@ -131,8 +163,8 @@ class ComputeAgent:
                 raise HypervisorFailed("The hypervisor failed unexpectedly; the log of the server's host has the details.") from error
         return result
 
-    def _admit(self, server_id: str, mine: tuple[int, int]) -> None:
-        if mine < self._seen.get(server_id, (0, 0)):
+    def _admit(self, server_id: str, mine: tuple[int, int, int]) -> None:
+        if mine < self._seen.get(server_id, (0, 0, 0)):
             raise Overtaken(server=server_id)
         self._seen[server_id] = mine
 
@@ -183,7 +215,7 @@ class ComputeAgent:
 
     async def snapshot(self, command: rpc.Snapshot) -> rpc.Done:
         """It takes no turn: a delete must not wait until a large disk is copied."""
-        self._admit(command.server_id, (command.fence.generation, command.fence.epoch))
+        self._admit(command.server_id, (command.fence.generation, command.fence.epoch, command.fence.number))
 
         async def store(path: str) -> None:
             await self._store(command.image_id, path)

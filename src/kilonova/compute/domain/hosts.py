@@ -3,7 +3,7 @@
 from typing import Any
 
 from kilonova.compute import rpc
-from kilonova.compute.model import Flavor, Host, Scheduling
+from kilonova.compute.model import Flavor, Host, Scheduling, Server
 from kilonova.compute.scheduler.choose import choose, explain
 from kilonova.compute.scheduler.filters import BUILTIN as FILTERS
 from kilonova.compute.scheduler.filters import Filter
@@ -127,6 +127,20 @@ class Hosts:
 
     async def explain(self, request: Request) -> Scheduling:
         return explain(request, await self.snapshot(), self.filters)
+
+    async def refuses_image(self, server: Server) -> str:
+        """Why the server's host may not run it with the image that its row names now; empty when it may. Only filters that look at images
+        are asked: what the server holds of its host it keeps."""
+        request = Request(server_id=server.id, vcpus=0, ram_mb=0, disk_gb=0, image_properties=server.image_properties)
+        snapshot = await self.snapshot()
+        at = snapshot.index.get(server.host or "")
+        if at is None:
+            return f"{server.host}: it is not known."
+        for name, one in self.filters.items():
+            mask = one.mask(request, snapshot) if one.on_rebuild else None
+            if mask is not None and not mask[at]:
+                return f"{name} refused {server.host}: {one.reason(request, snapshot, at)}."
+        return ""
 
     def take(self, host: str, request: Request) -> None:
         if self._snapshot is not None:

@@ -14,17 +14,17 @@ import msgspec
 
 from kilonova.compute import rpc
 from kilonova.compute.domain.guests import guest_of
-from kilonova.compute.errors import BuildFailed, NoValidHost, OverQuota, Superseded
+from kilonova.compute.errors import BuildFailed, HostSilent, NoValidHost, OverQuota, Overtaken, Superseded
 from kilonova.compute.model import Action, Event, Host, NicWish, Scheduling, Server
 from kilonova.compute.ops.verbs import fault_of, superseded
 from kilonova.compute.scheduler.snapshot import Request
 from kilonova.compute.service import CELL, ComputeService, nic_of
 from kilonova.compute.store import actions, mappings, servers
-from kilonova.core.bus import Unreachable
+from kilonova.core.bus import Undelivered, Unreachable
 from kilonova.core.context import Context
 from kilonova.core.db import Transaction
 from kilonova.core.errors import Error
-from kilonova.core.operations import Operation
+from kilonova.core.operations import LostLease, Operation
 from kilonova.core.undo import Undo
 from kilonova.network.contract import Allocate, NicRequest
 from kilonova.placement.contract import NoCapacity
@@ -113,7 +113,9 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
         try:
             await _build_on(c, op, args, server, host, scheduling)
             return
-        except Superseded:
+        except Overtaken:
+            raise Superseded(server=server.id) from None
+        except (Superseded, HostSilent, LostLease):
             raise
         except Error as error:
             c.log.warning("build failed on host", server=server.id, host=host.host, error=error)
@@ -162,7 +164,7 @@ async def _choose(c: ComputeService, op: Operation, args: CreateArgs, server: Se
 
 async def _build_on(c: ComputeService, op: Operation, args: CreateArgs, server: Server, host: Host, scheduling: Scheduling) -> None:
     ctx = op.ctx
-    async with Undo(c.log) as undo:
+    async with Undo(c.log, lambda: c.api_ops.held(op)) as undo:
         undo.push(c.unclaim, ctx, server, host.host)
         await _place(c, op, server, host, scheduling)
         request = Allocate(
@@ -183,12 +185,47 @@ async def _build_on(c: ComputeService, op: Operation, args: CreateArgs, server: 
         placed = msgspec.structs.replace(
             server, nics=nics, host=host.host, node=host.hypervisor_hostname, availability_zone=host.availability_zone
         )
-        fence = rpc.Fence(operation=op.id, generation=GENERATION, epoch=op.epoch)
-        undo.push(c.send, host.host, rpc.Destroy(fence=fence, server_id=server.id))
         guest = await guest_of(c, placed, image=args.image)
-        done = await c.send(host.host, rpc.Spawn(fence=fence, guest=guest), timeout_s=900)
+        try:
+            done = await c.send(host.host, rpc.Spawn(fence=_fence(op, 1), guest=guest), timeout_s=900)
+        except (Undelivered, LostLease):
+            raise
+        except Error as error:
+            if not await _destroyed(c, op, server, host.host):
+                undo.keep()
+                raise HostSilent(server=server.id) from error
+            raise
         undo.keep()
     await _settle(c, op, placed, done.power_state)
+
+
+def _fence(op: Operation, number: int) -> rpc.Fence:
+    return rpc.Fence(operation=op.id, generation=GENERATION, epoch=op.epoch, number=number)
+
+
+async def _destroyed(c: ComputeService, op: Operation, server: Server, host: str) -> bool:
+    """Whether the host says that it has no guest of this server (any more)."""
+    try:
+        await c.send(host, rpc.Destroy(fence=_fence(op, 2), server_id=server.id))
+    except Error as error:
+        c.log.warning("whether a guest is left is not known", server=server.id, host=host, error=error)
+        return False
+    return True
+
+
+async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
+    """In ERROR; its host, ports and claim stay the server's while a guest may still be there: its delete frees them."""
+    try:
+        server = await _wanted(c, op)
+        if server.state != "active":
+            gone = server.host is None or await _destroyed(c, op, server, server.host)
+            if gone:
+                await c.network.release(op.ctx, server.id)
+                await c.placement.release(op.ctx, server.id)
+            await _fail(c, op, server, error, server.scheduling, gone=gone)
+    except Superseded:
+        c.log.info("create overtaken", server=op.resource_id)
+    await c.api_db.transact(lambda tx: c.api_ops.finish(tx, op))
 
 
 async def _place(c: ComputeService, op: Operation, server: Server, host: Host, scheduling: Scheduling) -> None:
@@ -254,20 +291,14 @@ async def _settle(c: ComputeService, op: Operation, server: Server, power_state:
     await c.cell_db.transact(body)
 
 
-async def _fail(c: ComputeService, op: Operation, server: Server, error: Error, scheduling: Scheduling) -> None:
-    """ERROR with the reason; what the attempts held has been undone."""
+async def _fail(c: ComputeService, op: Operation, server: Server, error: Error, scheduling: Scheduling, *, gone: bool = True) -> None:
+    """ERROR with the reason. gone: what the attempts held has been undone."""
 
     async def body(tx: Transaction) -> None:
         now = c.runtime.now_us()
-        changes: dict[str, Any] = {
-            "state": "error",
-            "task": None,
-            "fault": fault_of(c, error),
-            "host": None,
-            "node": None,
-            "nics": (),
-            "scheduling": scheduling,
-        }
+        changes: dict[str, Any] = {"state": "error", "task": None, "fault": fault_of(c, error), "scheduling": scheduling}
+        if gone:
+            changes |= {"host": None, "node": None, "nics": ()}
         if await servers.get(tx, server.id) is None:
             await servers.insert(tx, msgspec.structs.replace(server, revision=server.revision + 1, updated_at=now, **changes))
             await actions.insert(tx, _action(op, server))

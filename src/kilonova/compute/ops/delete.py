@@ -3,8 +3,8 @@
 begin    marks the mapping and writes the intent (api side), then shows `deleting` (cell side); the client has its 204.
 run      waits for a create that is still under way to notice, ends the guest, frees ports and resources, marks the row deleted, and
          last forgets the mapping, which gives the quota back.
-recover  is run: every step may be done twice. A host that does not answer is passed over: its agent removes guests that belong to
-         nobody when it comes back.
+recover  is run: every step may be done twice. A host that is down is passed over: its agent removes guests that belong to nobody
+         when it comes back. While its guest may run the server keeps addresses and resources, so a host that is up is asked again.
 """
 
 import msgspec
@@ -12,9 +12,10 @@ import msgspec
 from kilonova.compute import rpc
 from kilonova.compute.errors import Locked, ServerNotFound
 from kilonova.compute.model import Event, Server
-from kilonova.compute.ops.verbs import new_action
+from kilonova.compute.ops.verbs import fault_of, new_action
 from kilonova.compute.service import ComputeService
 from kilonova.compute.store import actions, mappings, servers
+from kilonova.compute.store import hosts as host_store
 from kilonova.core.bus import Unreachable
 from kilonova.core.context import Context
 from kilonova.core.db import Transaction
@@ -22,6 +23,7 @@ from kilonova.core.errors import Error
 from kilonova.core.operations import Operation
 
 POLL_S = 0.02
+POLL_MAX_S = 1.0
 
 
 class DeleteArgs(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,24 +78,23 @@ recover = run
 
 async def _wait_for_create(c: ComputeService, op: Operation) -> None:
     """Until no create of this server is under way: it ends at its next step, since the mapping says `deleting`."""
+    pause_s = POLL_S
     while any(other.verb == "create" for other in await c.api_ops.of(op.resource_id)):
-        await c.runtime.sleep(POLL_S)
+        await c.runtime.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, POLL_MAX_S)
 
 
 async def _end_guest(c: ComputeService, op: Operation, server: Server) -> None:
     if server.host is None:
         return
-    fence = rpc.Fence(operation=op.id, generation=server.generation, epoch=op.epoch)
-    for attempt in range(3):
-        try:
-            await c.send(server.host, rpc.Destroy(fence=fence, server_id=server.id))
-            return
-        except Unreachable:
-            c.log.warning("host does not answer; its agent will remove the guest", server=server.id, host=server.host)
-            return
-        except Error as error:
-            c.log.warning("guest not destroyed", server=server.id, host=server.host, error=error, attempt=attempt)
-            await c.runtime.sleep(1.0)
+    fence = rpc.Fence(operation=op.id, generation=server.generation, epoch=op.epoch, number=1)
+    try:
+        await c.send(server.host, rpc.Destroy(fence=fence, server_id=server.id))
+    except Unreachable:
+        host = await host_store.by_host(c.cell_db, server.host)
+        if host is not None and c.hosts.is_up(host):
+            raise
+        c.log.warning("host is down; its agent will remove the guest", server=server.id, host=server.host)
 
 
 async def _mark(c: ComputeService, op: Operation, args: DeleteArgs, server: Server) -> None:
@@ -101,19 +102,7 @@ async def _mark(c: ComputeService, op: Operation, args: DeleteArgs, server: Serv
         now = c.runtime.now_us()
         await servers.update(tx, server.id, now, state="deleted", task=None, power_state=0, terminated_at=now, deleted=True, nics=())
         await actions.end(tx, args.action_id, now, None)
-        await actions.add_event(
-            tx,
-            Event(
-                id=c.runtime.uuid(),
-                action_id=args.action_id,
-                event="compute_terminate_instance",
-                host=server.host,
-                start_at=op.created_at,
-                finish_at=now,
-                result="Success",
-                details=None,
-            ),
-        )
+        await actions.add_event(tx, _event(c, op, args, server, None))
 
     await c.cell_db.transact(body)
 
@@ -126,3 +115,38 @@ async def _forget(c: ComputeService, op: Operation) -> None:
         await c.api_ops.finish(tx, op)
 
     await c.api_db.transact(body)
+
+
+async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
+    """In ERROR; the client may ask for the delete again. A server without a row has nothing that could be shown so: it is forgotten."""
+    args = op.arguments(DeleteArgs)
+    server = await servers.get(c.cell_db, op.resource_id)
+    if server is None or server.deleted:
+        await _forget(c, op)
+        return
+
+    async def show(tx: Transaction) -> None:
+        now = c.runtime.now_us()
+        await servers.update(tx, op.resource_id, now, state="error", task=None, fault=fault_of(c, error))
+        await actions.end(tx, args.action_id, now, "Error")
+        await actions.add_event(tx, _event(c, op, args, server, error))
+
+    async def unmark(tx: Transaction) -> None:
+        await mappings.unmark_deleting(tx, op.resource_id)
+        await c.api_ops.finish(tx, op)
+
+    await c.cell_db.transact(show)
+    await c.api_db.transact(unmark)
+
+
+def _event(c: ComputeService, op: Operation, args: DeleteArgs, server: Server, error: Error | None) -> Event:
+    return Event(
+        id=c.runtime.uuid(),
+        action_id=args.action_id,
+        event="compute_terminate_instance",
+        host=server.host,
+        start_at=op.created_at,
+        finish_at=c.runtime.now_us(),
+        result="Success" if error is None else "Error",
+        details=None if error is None else error.message,
+    )

@@ -1,14 +1,19 @@
-"""Reboot: soft asks the guest (and turns hard when it does not listen); hard starts a new process from the same disk."""
+"""Reboot: soft asks the guest (and turns hard when it does not listen); hard starts a new process from the same disk.
+
+recover is run: whether the guest was rebooted is not known, and twice is better than not at all.
+"""
 
 from kilonova.compute import rpc
 from kilonova.compute.domain.guests import guest_of
 from kilonova.compute.model import Server
-from kilonova.compute.ops.verbs import VerbArgs, fence, server_of, settle
+from kilonova.compute.ops.verbs import VerbArgs, fence, give_up, server_of, settle
 from kilonova.compute.ops.verbs import begin as begin_verb
 from kilonova.compute.service import ComputeService
 from kilonova.core.context import Context
-from kilonova.core.errors import Error
+from kilonova.core.errors import Error, Unavailable
 from kilonova.core.operations import Operation
+
+__all__ = ["begin", "give_up", "recover", "run"]
 
 
 async def begin(c: ComputeService, ctx: Context, server: Server, *, hard: bool) -> None:
@@ -25,16 +30,12 @@ async def run(c: ComputeService, op: Operation) -> None:
     try:
         command = rpc.Reboot(fence=fence(op, args), guest=await guest_of(c, server), hard=args.hard)
         done = await c.send(server.host, command, timeout_s=300)
+    except Unavailable:
+        raise
     except Error as error:
         await settle(c, op, args, error=error, host=server.host)
         return
     await settle(c, op, args, host=server.host, state="active", power_state=done.power_state)
 
 
-async def recover(c: ComputeService, op: Operation) -> None:
-    """A soft reboot that was interrupted has been asked for already; a hard one is simply done again."""
-    args = op.arguments(VerbArgs)
-    if args.hard:
-        await run(c, op)
-        return
-    await settle(c, op, args)
+recover = run

@@ -2,6 +2,7 @@
 
 from kilonova.compute.ops import create, delete, reboot, rebuild, snapshot, start, stop
 from kilonova.compute.service import ComputeService
+from kilonova.core.errors import Error
 from kilonova.core.operations import Operation, Verb
 
 
@@ -9,7 +10,7 @@ def register(c: ComputeService) -> None:
     """Tell the service's operations how to run and recover each verb."""
 
     def verb(module: object) -> Verb:
-        run, recover = module.run, module.recover  # type: ignore[attr-defined]
+        run, recover, give_up = module.run, module.recover, module.give_up  # type: ignore[attr-defined]
 
         async def bound_run(op: Operation) -> None:
             await run(c, op)
@@ -17,7 +18,10 @@ def register(c: ComputeService) -> None:
         async def bound_recover(op: Operation) -> None:
             await recover(c, op)
 
-        return Verb(bound_run, bound_recover)
+        async def bound_give_up(op: Operation, error: Error) -> None:
+            await give_up(c, op, error)
+
+        return Verb(bound_run, bound_recover, bound_give_up)
 
     c.api_ops.verbs = {"create": verb(create), "delete": verb(delete)}
     c.cell_ops.verbs = {

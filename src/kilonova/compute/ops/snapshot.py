@@ -13,7 +13,7 @@ from kilonova.compute.model import CRASHED, SHUTDOWN, Server
 from kilonova.compute.ops.verbs import VerbArgs, claim, fence, server_of, settle
 from kilonova.compute.service import ComputeService
 from kilonova.core.context import Context
-from kilonova.core.errors import Error, NotFound
+from kilonova.core.errors import Error, NotFound, Unavailable
 from kilonova.core.operations import Operation
 from kilonova.image.contract import NewImage
 
@@ -53,6 +53,8 @@ async def recover(c: ComputeService, op: Operation) -> None:
     if op.step != MADE:
         try:
             await _make_image(c, op, args.image)
+        except Unavailable:
+            raise
         except Error as error:
             await settle(c, op, args, error=error)
             return
@@ -72,11 +74,20 @@ async def _copy(c: ComputeService, op: Operation, args: SnapshotArgs) -> None:
             done = await c.send(server.host, command, timeout_s=TIMEOUT_S)
             if server.state == "active" and done.power_state in (SHUTDOWN, CRASHED):
                 changes = {"state": "stopped", "power_state": done.power_state}
+    except Unavailable:
+        raise
     except Error as error:
         await _drop_image(c, op, image_id)
         await settle(c, op, args, error=error, host=server.host)
         return
     await settle(c, op, args, host=server.host, **changes)
+
+
+async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
+    """The server is as it was; there is no image."""
+    args = op.arguments(SnapshotArgs)
+    await _drop_image(c, op, args.image.id or "")
+    await settle(c, op, args, error=error)
 
 
 async def _drop_image(c: ComputeService, op: Operation, image_id: str) -> None:

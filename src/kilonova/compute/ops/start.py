@@ -3,12 +3,14 @@
 from kilonova.compute import rpc
 from kilonova.compute.domain.guests import guest_of
 from kilonova.compute.model import Server
-from kilonova.compute.ops.verbs import VerbArgs, fence, server_of, settle
+from kilonova.compute.ops.verbs import VerbArgs, fence, give_up, server_of, settle
 from kilonova.compute.ops.verbs import begin as begin_verb
 from kilonova.compute.service import ComputeService
 from kilonova.core.context import Context
-from kilonova.core.errors import Error
+from kilonova.core.errors import Error, Unavailable
 from kilonova.core.operations import Operation
+
+__all__ = ["begin", "give_up", "recover", "run"]
 
 
 async def begin(c: ComputeService, ctx: Context, server: Server) -> None:
@@ -23,6 +25,8 @@ async def run(c: ComputeService, op: Operation) -> None:
         return
     try:
         done = await c.send(server.host, rpc.PowerOn(fence=fence(op, args), guest=await guest_of(c, server)), timeout_s=300)
+    except Unavailable:
+        raise
     except Error as error:
         await settle(c, op, args, error=error, host=server.host)
         return

@@ -2,14 +2,16 @@
 
 from kilonova.compute import rpc
 from kilonova.compute.model import SHUTDOWN, Server
-from kilonova.compute.ops.verbs import VerbArgs, fence, server_of, settle
+from kilonova.compute.ops.verbs import VerbArgs, fence, give_up, server_of, settle
 from kilonova.compute.ops.verbs import begin as begin_verb
 from kilonova.compute.service import ComputeService
 from kilonova.core.context import Context
-from kilonova.core.errors import Error
+from kilonova.core.errors import Error, Unavailable
 from kilonova.core.operations import Operation
 
 GRACE_S = 60.0
+
+__all__ = ["begin", "give_up", "recover", "run"]
 
 
 async def begin(c: ComputeService, ctx: Context, server: Server) -> None:
@@ -24,6 +26,8 @@ async def run(c: ComputeService, op: Operation) -> None:
         return
     try:
         await c.send(server.host, rpc.PowerOff(fence=fence(op, args), server_id=server.id, timeout_s=GRACE_S), timeout_s=GRACE_S + 60)
+    except Unavailable:
+        raise
     except Error as error:
         await settle(c, op, args, error=error, host=server.host)
         return

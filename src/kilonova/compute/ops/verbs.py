@@ -98,8 +98,9 @@ async def claim(
     return op
 
 
-def fence(op: Operation, args: VerbArgs) -> rpc.Fence:
-    return rpc.Fence(operation=op.id, generation=args.generation, epoch=op.epoch)
+def fence(op: Operation, args: VerbArgs, number: int = 1) -> rpc.Fence:
+    """number: 1 for the first command of the verb to its host, and so on."""
+    return rpc.Fence(operation=op.id, generation=args.generation, epoch=op.epoch, number=number)
 
 
 async def server_of(c: ComputeService, op: Operation) -> Server | None:
@@ -131,6 +132,13 @@ async def settle(
         await c.cell_ops.finish(tx, op)
 
     await c.cell_db.transact(body)
+
+
+async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
+    """The verb has failed too often: nobody knows what the guest does, so the server is in ERROR."""
+    server = await server_of(c, op)
+    host = server.host if server is not None else None
+    await settle(c, op, op.arguments(VerbArgs), error=error, host=host, state="error", fault=fault_of(c, error))
 
 
 def fault_of(c: ComputeService, error: Error) -> Fault:

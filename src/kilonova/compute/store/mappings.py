@@ -35,6 +35,7 @@ _PLACE = prepared(sa.update(server_mappings).where(_m.server_id == sa.bindparam(
 _MARK = prepared(
     sa.update(server_mappings).where(_m.server_id == sa.bindparam("key"), _m.deleting == sa.false()).values(deleting=sa.true())
 )
+_UNMARK = prepared(sa.update(server_mappings).where(_m.server_id == sa.bindparam("key")).values(deleting=sa.false()))
 _DROP = prepared(sa.delete(server_mappings).where(_m.server_id == sa.bindparam("id")))
 _DROP_REQUEST = prepared(sa.delete(build_requests).where(_b.server_id == sa.bindparam("id")))
 _UPDATE_REQUEST = prepared(
@@ -125,6 +126,10 @@ async def place(tx: Transaction, server_id: str, cell: str) -> None:
 async def mark_deleting(tx: Transaction, server_id: str) -> int:
     """0: somebody was quicker, or it is gone."""
     return await tx.run(_MARK, {"key": server_id})
+
+
+async def unmark_deleting(tx: Transaction, server_id: str) -> None:
+    await tx.run(_UNMARK, {"key": server_id})
 
 
 async def drop(tx: Transaction, mapping: Mapping) -> None:

@@ -1,6 +1,6 @@
 """Filters. One refuses hosts with a mask and can say why it refused one; cheap ones come first.
 
-To add one: a class with `mask` and `reason` in a file of its own, a line in BUILTIN, a table test.
+To add one: a class with `on_rebuild`, `mask` and `reason` in a file of its own, a line in BUILTIN, a table test.
 """
 
 from typing import Protocol
@@ -17,6 +17,9 @@ BUILTIN = {
 
 
 class Filter(Protocol):
+    on_rebuild: bool
+    """Whether it is asked again when a server gets another image on the host it has."""
+
     def mask(self, request: Request, hosts: Snapshot) -> Mask | None:
         """True where a host may be used; None: this filter has nothing to say of the request."""
         ...

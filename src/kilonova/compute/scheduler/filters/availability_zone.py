@@ -6,6 +6,8 @@ from kilonova.compute.scheduler.snapshot import Mask, Request, Snapshot
 
 
 class AvailabilityZoneFilter:
+    on_rebuild = False
+
     def mask(self, request: Request, hosts: Snapshot) -> Mask | None:
         if request.availability_zone is None:
             return None

@@ -6,6 +6,8 @@ from kilonova.compute.scheduler.snapshot import Mask, Request, Snapshot
 
 
 class ComputeFilter:
+    on_rebuild = False
+
     def mask(self, request: Request, hosts: Snapshot) -> Mask | None:
         fit = hosts.up & hosts.enabled
         if request.exclude:

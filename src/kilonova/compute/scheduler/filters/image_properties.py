@@ -16,6 +16,8 @@ def _wanted(request: Request) -> tuple[str | None, str | None]:
 
 
 class ImagePropertiesFilter:
+    on_rebuild = True
+
     def mask(self, request: Request, hosts: Snapshot) -> Mask | None:
         arch, kind = _wanted(request)
         if arch is None and kind is None:

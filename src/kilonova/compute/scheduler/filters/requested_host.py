@@ -6,6 +6,8 @@ from kilonova.compute.scheduler.snapshot import Mask, Request, Snapshot
 
 
 class RequestedHostFilter:
+    on_rebuild = False
+
     def mask(self, request: Request, hosts: Snapshot) -> Mask | None:
         if request.host is None and request.hypervisor_hostname is None:
             return None

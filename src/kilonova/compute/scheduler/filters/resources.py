@@ -4,6 +4,8 @@ from kilonova.compute.scheduler.snapshot import Mask, Request, Snapshot
 
 
 class ResourceFilter:
+    on_rebuild = False
+
     def mask(self, request: Request, hosts: Snapshot) -> Mask | None:
         return (hosts.ram_mb >= request.ram_mb) & (hosts.vcpus >= request.vcpus) & (hosts.disk_gb >= request.disk_gb)
 
