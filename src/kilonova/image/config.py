@@ -30,6 +30,11 @@ OPTIONS: Options = {
         cfg.StrOpt("default_backend", default="file", help="The identifier of the store, as clients see it."),
         cfg.StrOpt("filesystem_store_datadir", default="", help="The folder of the file store; empty: images/ in the state directory."),
     ],
+    "glance": [
+        cfg.StrOpt("cafile", default="", help="Certificates (PEM) to check another Glance's with; empty: the system's."),
+        cfg.BoolOpt("insecure", default=False, help="Whether another Glance's certificate is left unchecked."),
+        cfg.IntOpt("timeout", default=60, min=1, help="Seconds of silence after which another Glance counts as away."),
+    ],
 }
 
 _UNITS = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}

@@ -198,3 +198,9 @@ class BytesMissing(errors.Unavailable):
     code = "image.bytes_missing"
     title = "The bytes of image {image} are not in the store; ask the operator."
     advice = "The image's file is missing or cut off; restore it from a backup, or delete the image."
+
+
+class Damaged(errors.Unavailable):
+    code = "image.damaged"
+    title = "Image {image} arrived damaged: its {what} is not the one that the image service tells."
+    advice = "Try again; if it stays so, the image's bytes in the other image service's store are damaged."

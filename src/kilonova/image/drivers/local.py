@@ -1,5 +1,6 @@
 """A file on this machine as a stream of pieces: how a snapshot made here becomes an image."""
 
+import hashlib
 import os
 from collections.abc import AsyncIterator
 
@@ -16,3 +17,10 @@ async def pieces(runtime: Runtime, path: str) -> AsyncIterator[bytes]:
             yield piece
     finally:
         os.close(descriptor)
+
+
+def digest(path: str, algorithm: str) -> tuple[int, str]:
+    """Size and hash of a file; blocks. Raises ValueError for an algorithm that is not known here."""
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, algorithm)
+        return file.tell(), found.hexdigest()
