@@ -1,10 +1,11 @@
 """How messages look between processes: msgpack of a small envelope around the body.
 
-A body's type travels by name, "service.module.Class" without the package's own ("network.rpc.Plug"), and only structs of `rpc`, `contract` and
-a few modules of the core are ever made from a name. An old reader skips fields it does not know, a new one fills in defaults.
+A body's type travels by name, "service.module.Class" without the package's own ("network.rpc.Plug"), and only structs of `rpc`,
+`contract` and a few modules of the core are ever made from a name. An old reader skips fields it does not know, a new one fills in defaults.
 
-Errors cross as what they are (class, code, status, sentence, details). A reader that has the class raises the same one; another raises the
-core's error of that status with the sentence, so that `except NotFound` holds either way. Traces and details of unexpected errors stay at home.
+Errors cross as what they are (class, code, status, sentence, details). A reader that has the class raises the same one; another raises
+the core's error of that status with the sentence, so that `except NotFound` holds either way. Traces and details of unexpected errors
+stay at home.
 """
 
 import functools
@@ -111,9 +112,7 @@ def type_of(name: str) -> type[Any]:
 
 
 def request(ident: str, message: Any, request_id: str, timeout_s: float) -> bytes:
-    return _encoder.encode(
-        Request(VERSION, ident, name_of(type(message)), msgspec.Raw(_encoder.encode(message)), request_id, timeout_s)
-    )
+    return _encoder.encode(Request(VERSION, ident, name_of(type(message)), msgspec.Raw(_encoder.encode(message)), request_id, timeout_s))
 
 
 def read_request(data: bytes) -> Request:
@@ -146,9 +145,7 @@ def refusal(error: Error) -> bytes:
     except (KeyError, ValueError, IndexError):
         sentence = error.code
     module = kind.__module__.removeprefix(PACKAGE + ".")
-    return _encoder.encode(
-        Reply(VERSION, error=Failure(module, kind.__qualname__, error.code, error.status, sentence, error.details))
-    )
+    return _encoder.encode(Reply(VERSION, error=Failure(module, kind.__qualname__, error.code, error.status, sentence, error.details)))
 
 
 def read_reply(data: bytes) -> Any:

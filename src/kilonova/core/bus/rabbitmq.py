@@ -1,0 +1,453 @@
+"""The bus over RabbitMQ: what is promised, and how. docs/internals/bus.md tells why.
+
+* A call is run at most once. It is acknowledged when it has been handled; one that comes a second time is answered from memory, or, when
+  the first receiver has gone, refused as Unreachable: whoever holds the intent decides anew.
+* A call that nobody serves fails at once; without a broker too. While a handler works, its process says so every few seconds; a caller
+  that hears nothing, and whose message waits in no queue, gives up long before the deadline.
+* Messages of one process to one address arrive, and their handlers start, in the order they were sent. A message dies with its deadline.
+* Casts and topics are at most once, and are dropped while there is no broker.
+"""
+
+import asyncio
+import contextlib
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from aiormq.abc import DeliveredMessage
+
+from kilonova.core.bus import wire
+from kilonova.core.bus.config import RabbitOptions
+from kilonova.core.bus.interface import Busy, HandlerTable, Unreachable, sender
+from kilonova.core.bus.rabbit_link import LOST, BrokerAway, Link, Refused, tls_context, why
+from kilonova.core.errors import Error, Forbidden
+from kilonova.core.log import Log, request_id
+from kilonova.core.runtime import Runtime
+from kilonova.core.tasks import Tasks
+
+WORKING_S = 3.0
+SILENT_S = 9.0
+REMEMBERED = 4096
+REMEMBERED_BYTES = 65_536
+"""A longer reply is not kept for a message that comes again."""
+HELD_NOTICES = 1000
+DRAIN_S = 5.0
+Admit = Callable[[str, str], bool]
+"""(address, the broker's user who sent a message) -> may he?"""
+
+
+class _Waiting:
+    """A call of ours."""
+
+    __slots__ = ("address", "heard_at", "reply")
+
+    def __init__(self, address: str, reply: "asyncio.Future[bytes]", now: float) -> None:
+        self.address = address
+        self.reply = reply
+        self.heard_at = now
+
+
+class _Job:
+    """A call to us. Link and tag change when it is delivered again."""
+
+    __slots__ = ("began", "done", "link", "reply_to", "tag")
+
+    def __init__(self, link: Link, tag: int | None, reply_to: str, now: float) -> None:
+        self.link = link
+        self.tag = tag
+        self.reply_to = reply_to
+        self.began = now
+        self.done: bytes | None = None
+
+
+class RabbitBus:
+    """Make it, `start` it in the running loop, `stop` it. serve, subscribe and the rest may be called before there is a connection."""
+
+    def __init__(self, options: RabbitOptions, runtime: Runtime, log: Log, *, name: str = "kilonova", admit: Admit | None = None) -> None:
+        self.options = options
+        self.name = name
+        self.reconnects = 0
+        self.refused = 0
+        """Messages that came a second time after their first receiver had gone."""
+        self._runtime = runtime
+        self._log = log
+        self._admit = admit
+        self._tasks = Tasks(runtime, log)
+        self._link: Link | None = None
+        self._served: dict[str, HandlerTable] = {}
+        self._topics: dict[str, list[Callable[[Any], Awaitable[None]]]] = {}
+        self._changed = asyncio.Event()
+        self._steady = asyncio.Event()
+        self._steady.set()
+        self._up = asyncio.Event()
+        self._waiting: dict[str, _Waiting] = {}
+        self._jobs: OrderedDict[str, _Job] = OrderedDict()
+        self._running = 0
+        self._notices: deque[tuple[str, str, bytes, str, bool]] = deque()
+        self._noticing = False
+        self._dropped_notices = 0
+        self._when_back: list[Callable[[], None]] = []
+        self._prefix = runtime.uuid_hex()[:16]
+        self._count = 0
+
+    # ---- life
+
+    async def start(self, wait_s: float = 0.0) -> None:
+        """Connect, and stay connected. Waits at most `wait_s` for the first connection; without one it goes on trying."""
+        self._tasks.start("broker connection", self._stay_connected())
+        self._tasks.every("signs of life of long calls", WORKING_S, self._look_after)
+        if wait_s:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self.ready()
+
+    async def ready(self) -> None:
+        """Wait until there is a connection and all that is served and subscribed stands on the broker."""
+        while not (self._link is not None and self._steady.is_set()):
+            await self._up.wait()
+            await self._steady.wait()
+            await asyncio.sleep(0)
+
+    @property
+    def connected(self) -> bool:
+        return self._link is not None
+
+    def when_back(self, act: Callable[[], None]) -> None:
+        """Call `act` after each reconnection, when everything served stands again."""
+        self._when_back.append(act)
+
+    async def stop(self) -> None:
+        """Take no more messages, give what runs a few seconds to end, and go."""
+        link = self._link
+        if link is not None:
+            with contextlib.suppress(TimeoutError, Error, *LOST):
+                async with asyncio.timeout(DRAIN_S):
+                    for address in list(link.serving):
+                        await link.silence(address)
+                    while self._running or self._notices:  # noqa: ASYNC110  (the end of a process: no event is worth its upkeep)
+                        await asyncio.sleep(0.02)
+        await self._tasks.stop()
+        if self._link is not None:
+            await self._link.close()
+            self._drop(self._link)
+
+    async def _stay_connected(self) -> None:
+        attempts = turn = 0
+        context = None
+        lost = False
+        brokers = self.options.brokers
+        while True:
+            broker = brokers[turn % len(brokers)]
+            try:
+                if self.options.ssl and context is None:
+                    context = await self._runtime.blocking(tls_context, self.options)
+                link = await Link.open(broker, self.options, context, name=self.name, reply=self._replied, cancelled=self._cancelled)
+                link.lost.add_done_callback(lambda lost: self._changed.set())
+                try:
+                    await self._settle(link)
+                    self._link = link
+                    began = self._runtime.monotonic()
+                    self._up.set()
+                    self._log.info(f"{'Reconnected' if lost else 'Connected'} to AMQP server on {broker.place}")
+                    if lost:
+                        self.reconnects += 1
+                        for act in self._when_back:
+                            act()
+                    if self._notices:
+                        self._send_notices()
+                    reason = await self._until_lost(link)
+                finally:
+                    self._drop(link)
+                    await link.close()
+                if self._runtime.monotonic() - began > 2 * self.options.retry_max_s:
+                    attempts = 0
+            except (TimeoutError, Error, *LOST) as error:
+                reason = why(error)
+            lost = True
+            turn += 1
+            if turn % len(brokers):
+                self._log.warning(f"AMQP server on {broker.place} is unreachable: {reason}, trying {brokers[turn % len(brokers)].place}")
+                continue
+            pause = min(self.options.retry_s * self.options.retry_backoff**attempts, self.options.retry_max_s)
+            pause *= 0.7 + 0.3 * self._runtime.random.random()
+            attempts = min(attempts + 1, 30)
+            self._log.error(f"AMQP server on {broker.place} is unreachable: {reason}, retrying in {pause:.2g} s")
+            await self._runtime.sleep(pause)
+
+    async def _until_lost(self, link: Link) -> str:
+        """Put changes of what is served on the broker, until the link ends; then why it did."""
+        while True:
+            await self._changed.wait()
+            if link.lost.done():
+                return link.lost.result()
+            await self._settle(link)
+
+    async def _settle(self, link: Link) -> None:
+        """Make the broker know what is served and subscribed now."""
+        while True:
+            self._changed.clear()
+            for address in [a for a in link.serving if a not in self._served]:
+                await link.silence(address)
+            for address in [a for a in self._served if a not in link.serving]:
+                await link.serve(address, self._taker(address))
+            for topic in [t for t in self._topics if t not in link.hearing]:
+                await link.hear(topic, self._hearer(topic))
+            if not self._changed.is_set():
+                self._steady.set()
+                return
+
+    def _drop(self, link: Link) -> None:
+        if self._link is link:
+            self._link = None
+            self._up.clear()
+            self._steady.set()  # nobody waits for what cannot come
+            for waiting in list(self._waiting.values()):
+                if not waiting.reply.done():
+                    waiting.reply.set_exception(Unreachable(address=waiting.address))
+
+    def _cancelled(self, tag: str) -> None:
+        """The broker has taken a queue away (its node died, or somebody deleted it)."""
+        link = self._link
+        if link is None:
+            return
+        for address in [a for a, (_, known) in link.serving.items() if known == tag]:
+            del link.serving[address]
+            self._log.warning("the broker has dropped the queue; making it again", address=address)
+        for topic in [t for t, known in link.hearing.items() if known == tag]:
+            del link.hearing[topic]
+        self._change()
+
+    def _change(self) -> None:
+        self._changed.set()
+        if self._link is not None:
+            self._steady.clear()
+
+    # ---- what is served
+
+    def serve(self, address: str, handlers: HandlerTable) -> None:
+        known = address in self._served
+        self._served[address] = handlers
+        if not known:
+            self._change()
+
+    def silence(self, address: str) -> None:
+        if self._served.pop(address, None) is not None:
+            self._change()
+
+    def subscribe(self, topic: str, receive: Callable[[Any], Awaitable[None]]) -> None:
+        self._topics.setdefault(topic, []).append(receive)
+        if len(self._topics[topic]) == 1:
+            self._change()
+
+    def _taker(self, address: str) -> Callable[[Link, DeliveredMessage], None]:
+        return lambda link, message: self._taken(link, address, message)
+
+    def _taken(self, link: Link, address: str, message: DeliveredMessage) -> None:
+        properties = message.header.properties
+        ident, reply_to = properties.message_id or "", properties.reply_to or ""
+        job = self._jobs.get(ident)
+        if job is not None:
+            job.link, job.tag = link, message.delivery_tag
+            if job.done is not None:
+                self._start("answer again", self._finish(ident, job, job.done))
+            return
+        job = self._jobs[ident] = _Job(link, message.delivery_tag, reply_to, self._runtime.monotonic())
+        while len(self._jobs) > REMEMBERED and next(iter(self._jobs.values())).done is not None:
+            self._jobs.popitem(last=False)
+        user = properties.user_id or ""
+        if message.redelivered:
+            self.refused += 1
+            self._log.warning("a message whose first receiver has gone is not run again", address=address, message_id=ident)
+            self._start("refuse", self._finish(ident, job, wire.refusal(Unreachable(address=address))))
+        elif self._admit is not None and not self._admit(address, user):
+            self._log.warning("a message of a broker user who may not send it", address=address, user=user)
+            self._start("refuse", self._finish(ident, job, wire.refusal(Forbidden("This broker user may not send there."))))
+        else:
+            self._running += 1
+            self._start(f"message to {address}", self._handle(address, ident, job, bytes(message.body), user))
+
+    def _start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
+        if self._tasks.closed:
+            coroutine.close()
+        else:
+            self._tasks.start(name, coroutine)
+
+    async def _handle(self, address: str, ident: str, job: _Job, data: bytes, user: str) -> None:
+        try:
+            reply = await self._run(address, data, user)
+        finally:
+            self._running -= 1
+        await self._finish(ident, job, reply)
+
+    async def _run(self, address: str, data: bytes, user: str) -> bytes:
+        try:
+            request = wire.read_request(data)
+            request_id.set(request.request_id)
+            sender.set(user)
+            message = wire.body(request.name, request.body)
+            handler = self._served.get(address, {}).get(type(message))
+            if handler is None:
+                raise Unreachable(address=address)
+            async with asyncio.timeout(request.timeout_s):
+                return wire.reply(await handler(message))
+        except TimeoutError:
+            return wire.refusal(Unreachable(address=address))
+        except Error as error:
+            return wire.refusal(error)
+        except Exception as error:
+            self._log.error("a handler failed unexpectedly", address=address, error=error)
+            return wire.refusal(wire.RemoteFailed(address=address))
+
+    async def _finish(self, ident: str, job: _Job, reply: bytes) -> None:
+        kept = len(reply) <= REMEMBERED_BYTES
+        job.done = reply if kept else wire.refusal(Unreachable(address="The receiver, which has the answer no more,"))
+        link = job.link
+        if not link.alive and self._link is not None:
+            link = self._link  # the caller's own connection may be well: his address holds
+        if job.reply_to and link.alive:
+            await link.answer(job.reply_to, reply, ident)
+        if job.link.alive:
+            await job.link.acknowledge(job.tag)
+
+    # ---- calls
+
+    def _ident(self) -> str:
+        self._count += 1
+        return f"{self._prefix}-{self._count}"
+
+    async def call(self, address: str, message: Any, timeout_s: float = 60.0) -> Any:
+        self._runtime.point(f"call {type(message).__name__}")
+        ident = self._ident()
+        data = wire.request(ident, message, request_id.get(), timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                if not self._steady.is_set():
+                    await self._steady.wait()  # what we serve stands before anybody hears of us
+                link = self._link
+                if link is None:
+                    raise Unreachable(address=address)
+                reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+                self._waiting[ident] = waiting = _Waiting(address, reply, self._runtime.monotonic())
+                self._start("call", self._send(link, waiting, ident, data, timeout_s))
+                answer = await reply
+        except TimeoutError:
+            raise Unreachable(address=address) from None
+        finally:
+            self._waiting.pop(ident, None)
+        self._runtime.point(f"called {type(message).__name__}")
+        return wire.read_reply(answer)
+
+    async def _send(self, link: Link, waiting: _Waiting, ident: str, data: bytes, timeout_s: float) -> None:
+        try:
+            await link.send(waiting.address, data, ident, expires_s=timeout_s, answer=True)
+        except (Refused, BrokerAway) as error:
+            if not waiting.reply.done():
+                full = isinstance(error, Refused) and error.full
+                waiting.reply.set_exception((Busy if full else Unreachable)(address=waiting.address))
+
+    def _replied(self, link: Link, message: DeliveredMessage) -> None:
+        waiting = self._waiting.get(message.header.properties.correlation_id or "")
+        if waiting is None or waiting.reply.done():
+            return
+        if message.body == wire.WORKING:
+            waiting.heard_at = self._runtime.monotonic()
+        else:
+            waiting.reply.set_result(bytes(message.body))
+
+    async def _look_after(self) -> None:
+        """Say which long calls we are at, and look for those of ours that nobody is at."""
+        now = self._runtime.monotonic()
+        for ident, job in list(self._jobs.items()):
+            if job.done is None and job.reply_to and now - job.began >= WORKING_S and job.link.alive:
+                await job.link.answer(job.reply_to, wire.WORKING, ident)
+        silent: dict[str, list[_Waiting]] = {}
+        for waiting in list(self._waiting.values()):
+            if now - waiting.heard_at >= SILENT_S and not waiting.reply.done():
+                silent.setdefault(waiting.address, []).append(waiting)
+        for address, calls in silent.items():
+            link = self._link
+            if link is None:
+                return
+            with contextlib.suppress(BrokerAway):
+                found = await link.there(address)
+                if found is None or not found[0] or not found[1]:
+                    for waiting in calls:
+                        if now >= waiting.heard_at + SILENT_S and not waiting.reply.done():
+                            waiting.reply.set_exception(Unreachable(address=address))
+
+    def cast(self, address: str, message: Any) -> None:
+        ident = self._ident()
+        self._start("cast", self._cast(address, wire.request(ident, message, request_id.get(), 60.0), ident, type(message).__name__))
+
+    async def _cast(self, address: str, data: bytes, ident: str, kind: str) -> None:
+        link = self._link
+        try:
+            if link is None:
+                raise BrokerAway("The message broker is away.")
+            await link.send(address, data, ident, expires_s=60.0, answer=False)
+        except (Refused, BrokerAway) as error:
+            self._log.warning("nobody there", address=address, message_type=kind, error=error)
+
+    # ---- topics
+
+    def publish(self, topic: str, message: Any) -> None:
+        ident = self._ident()
+        self._start("publish", self._publish(topic, wire.request(ident, message, request_id.get(), 60.0), ident))
+
+    async def _publish(self, topic: str, data: bytes, ident: str) -> None:
+        try:
+            if self._link is None:
+                raise BrokerAway("The message broker is away.")
+            await self._link.publish(topic, data, ident)
+        except BrokerAway as error:
+            self._log.warning("news was not published", topic=topic, error=error)
+
+    def _hearer(self, topic: str) -> Callable[[Link, DeliveredMessage], None]:
+        def take(link: Link, message: DeliveredMessage) -> None:
+            user = message.header.properties.user_id or ""
+            if self._admit is not None and not self._admit(topic, user):
+                self._log.warning("news of a broker user who may not publish it", topic=topic, user=user)
+                return
+            for receive in self._topics.get(topic, ()):
+                self._start(f"news of {topic}", self._heard(receive, bytes(message.body), user))
+
+        return take
+
+    async def _heard(self, receive: Callable[[Any], Awaitable[None]], data: bytes, user: str) -> None:
+        request = wire.read_request(data)
+        request_id.set(request.request_id)
+        sender.set(user)
+        await receive(wire.body(request.name, request.body))
+
+    # ---- notifications
+
+    def notify(self, exchange: str, queue: str, data: bytes, *, quorum: bool = True) -> None:
+        """Put a notification into a queue that others read. Kept (the newest so many) while there is no broker; never twice."""
+        if len(self._notices) >= HELD_NOTICES:
+            self._notices.popleft()
+            self._dropped_notices += 1
+        self._notices.append((exchange, queue, data, self._ident(), quorum))
+        self._send_notices()
+
+    def _send_notices(self) -> None:
+        if not self._noticing:
+            self._noticing = True
+            self._start("notifications", self._notify())
+
+    async def _notify(self) -> None:
+        try:
+            while self._notices and self._link is not None:
+                exchange, queue, data, ident, quorum = notice = self._notices[0]
+                try:
+                    await self._link.notify(exchange, queue, data, ident, quorum=quorum)
+                except BrokerAway as error:
+                    self._log.warning("notifications wait for the broker", waiting=len(self._notices), error=error)
+                    await self._runtime.sleep(1.0)
+                    continue
+                if self._notices and self._notices[0] is notice:
+                    self._notices.popleft()
+                if self._dropped_notices:
+                    self._log.warning("notifications were dropped while the broker was away", dropped=self._dropped_notices)
+                    self._dropped_notices = 0
+        finally:
+            self._noticing = False
