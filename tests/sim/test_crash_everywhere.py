@@ -210,3 +210,79 @@ def test_rebuild_and_snapshot_survive_a_kill_at_every_point(tmp_path: Path, fail
             simulation.run(lambda rt, r=r: agreement(r, rt, fail=fail), seed=2, start=100.0)  # type: ignore[misc]
         except AssertionError as error:
             raise AssertionError(f"killed at point {k} ({dead.events[-1]}): {error}") from error
+
+
+POWER: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("stop", {"os-stop": None}, "SHUTOFF"),
+    ("start", {"os-start": None}, "ACTIVE"),
+    ("soft reboot", {"reboot": {"type": "SOFT"}}, "ACTIVE"),
+    ("hard reboot", {"reboot": {"type": "HARD"}}, "ACTIVE"),
+    ("stop again", {"os-stop": None}, "SHUTOFF"),
+)
+
+
+async def stopped_started_rebooted(r: Remains, runtime: SimRuntime) -> None:
+    """`told` holds each verb that was answered, with how often the guest had booted by then."""
+    w = r.world(runtime)
+    await w.start()
+    server_id = (await w.client().post("/v2.1/servers", BODY)).json["server"]["id"]
+    await wait(w, server_id, "ACTIVE")
+    for name, body, status in POWER:
+        boots = str(boots_of(r, server_id))
+        reply = await w.client().post(f"/v2.1/servers/{server_id}/action", body)
+        assert reply.status == 202, reply
+        r.told[name] = boots
+        await at_rest(w)
+        await wait(w, server_id, status)
+    await w.stop()
+
+
+def boots_of(r: Remains, server_id: str) -> int:
+    return next(guest.boots for machine in r.machines.values() for guest in machine.guests.values() if guest.spec.server_id == server_id)
+
+
+async def powered_as_told(r: Remains, runtime: SimRuntime) -> None:
+    """The last verb that was answered is done (or the next one, whose answer did not come); row and guest agree."""
+    w = r.world(runtime)
+    await w.start()
+    await at_rest(w)
+    servers = (await w.client().get("/v2.1/servers/detail")).json["servers"]
+    if servers:
+        (server,) = servers
+        assert server["OS-EXT-STS:task_state"] is None, server
+        (guest,) = [guest for machine in r.machines.values() for guest in machine.guests.values()]
+        assert (server["status"], int(guest.power_state)) in (("ACTIVE", 1), ("SHUTOFF", 4)), (server["status"], guest.power_state)
+        assert server["OS-EXT-STS:power_state"] == int(guest.power_state)
+        if r.told:
+            at = len(r.told) - 1
+            assert server["status"] in {status for _, _, status in POWER[at : at + 2]}, f"an accepted {POWER[at][0]} was forgotten"
+            name, before = list(r.told.items())[-1]
+            if "reboot" in name:
+                assert guest.boots > int(before), f"an accepted {name} was forgotten"
+        await messages_are_whole(w, server["id"])
+    else:
+        assert not r.told
+    await w.stop()
+
+
+async def messages_are_whole(w: ComputeWorld, server_id: str) -> None:
+    """Each verb has ended once, and well."""
+    actions = (await w.client("admin:p1").get(f"/v2.1/servers/{server_id}/os-instance-actions")).json["instanceActions"]
+    for action in actions:
+        shown = (await w.client("admin:p1").get(f"/v2.1/servers/{server_id}/os-instance-actions/{action['request_id']}")).json
+        assert [event["result"] for event in shown["instanceAction"]["events"]] == ["Success"], shown
+
+
+def test_stop_start_and_reboot_survive_a_kill_at_every_point(tmp_path: Path) -> None:
+    traced = Remains(tmp_path / "traced.db")
+    _, runtime = simulation.run(lambda rt: stopped_started_rebooted(traced, rt), seed=1)
+    assert runtime.points > 50, "the trace is too short to mean anything"
+    for k in range(1, runtime.points + 1):
+        r = Remains(tmp_path / f"{k}.db")
+        _, dead = simulation.run(lambda rt, r=r: stopped_started_rebooted(r, rt), seed=1, kill_at=k)  # type: ignore[misc]
+        assert dead.dead, f"point {k} was never reached"
+        r.bury()
+        try:
+            simulation.run(lambda rt, r=r: powered_as_told(r, rt), seed=2, start=100.0)  # type: ignore[misc]
+        except AssertionError as error:
+            raise AssertionError(f"killed at point {k} ({dead.events[-1]}): {error}") from error
