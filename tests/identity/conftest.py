@@ -12,6 +12,7 @@ from kilonova.app import Cloud, Plan
 from kilonova.core.log import Sink
 from kilonova.core.runtime import Runtime
 from kilonova.testing.asgi import Client, Response
+from kilonova.testing.databases import open_test_database
 
 Story = Callable[["World"], Awaitable[None]]
 DEMO = {"project": {"name": "demo", "domain": {"id": "default"}}}
@@ -73,7 +74,8 @@ def run(tmp_path: Path) -> Callable[[Story], None]:
         async def main() -> None:
             plan = Plan(state=str(tmp_path), services=("identity",), overrides={("identity", "password_hash_rounds"): 4})
             with (tmp_path / "log").open("w") as log:
-                cloud = Cloud(plan, Runtime(), Sink(log), synchronous="OFF")
+                runtime = Runtime()
+                cloud = Cloud(plan, runtime, Sink(log), database=open_test_database(str(tmp_path / "kilonova.db"), runtime))
                 await cloud.start({"admin": "secret", "demo": "secret"})
                 try:
                     await story(World(cloud))

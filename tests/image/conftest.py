@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from kilonova.core import config as config_module
-from kilonova.core.db import SQLite
 from kilonova.core.log import Log, Sink
 from kilonova.core.policy import Policy
 from kilonova.core.runtime import Runtime
@@ -21,6 +20,7 @@ from kilonova.image.edge import edge
 from kilonova.image.policies import RULES
 from kilonova.image.service import ImageService
 from kilonova.testing.asgi import Client, Response
+from kilonova.testing.databases import open_test_database
 from kilonova.testing.tokens import FakeTokens
 
 OCTETS = {"content-type": "application/octet-stream"}
@@ -36,7 +36,7 @@ class World:
         self.runtime = Runtime()
         conf = config_module.build([OPTIONS], (), overrides or {})
         settings = {group: config_module.settings(conf, OPTIONS, group) for group in OPTIONS}
-        self.db = SQLite(str(state / "image.db"), self.runtime, synchronous="OFF")
+        self.db = open_test_database(str(state / "image.db"), self.runtime)
         self.store = store or drivers.load("file", str(state / "images"))
         self.policy = Policy(RULES)
         log = Log("image", Sink(self.log))

@@ -10,7 +10,6 @@ import pytest
 from kilonova.core import config as config_module
 from kilonova.core.bus import InProcessBus
 from kilonova.core.context import Context
-from kilonova.core.db import SQLite
 from kilonova.core.log import Log, Sink
 from kilonova.core.runtime import Runtime
 from kilonova.network import contract
@@ -20,6 +19,7 @@ from kilonova.network.drivers.fake import FakeDriver
 from kilonova.network.edge import edge
 from kilonova.network.service import NetworkService
 from kilonova.testing.asgi import Client, Response
+from kilonova.testing.databases import open_test_database
 from kilonova.testing.tokens import FakeTokens, context
 
 Story = Callable[["World"], Awaitable[None]]
@@ -30,7 +30,7 @@ class World:
         self.runtime = Runtime()
         self.stream = (path / "log").open("a")
         self.log = Log("test", Sink(self.stream))
-        self.db = SQLite(str(path / "network.db"), self.runtime, synchronous="OFF")
+        self.db = open_test_database(str(path / "network.db"), self.runtime)
         self.bus = InProcessBus(self.runtime, self.log, copy=True)
         conf = config_module.build([OPTIONS], (), overrides or {})
         self.settings = {group: config_module.settings(conf, OPTIONS, group) for group in OPTIONS}

@@ -9,7 +9,6 @@ import pytest
 
 from kilonova.core import config
 from kilonova.core.context import service_context
-from kilonova.core.db import SQLite
 from kilonova.core.edge import Edge
 from kilonova.core.log import Log, Sink
 from kilonova.core.policy import Policy
@@ -22,6 +21,7 @@ from kilonova.placement.routes import ROUTES, check, mount
 from kilonova.placement.service import PlacementService
 from kilonova.placement.store import allocations, inventories, names, providers
 from kilonova.testing.asgi import Client, Response
+from kilonova.testing.databases import open_test_database
 from kilonova.testing.tokens import FakeTokens
 
 Story = Callable[["World"], Awaitable[None]]
@@ -32,7 +32,7 @@ class World:
     def __init__(self, path: Path, overrides: dict[tuple[str, str], Any]) -> None:
         self.runtime = Runtime()
         self.log_file = (path / "log").open("a")
-        self.db = SQLite(str(path / "placement.db"), self.runtime, synchronous="OFF")
+        self.db = open_test_database(str(path / "placement.db"), self.runtime)
         conf = config.build([placement_config.OPTIONS], overrides=overrides)
         settings = {"placement": config.settings(conf, placement_config.OPTIONS, "placement")}
         log = Log("placement", Sink(self.log_file))

@@ -11,7 +11,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from kilonova.core import config
 from kilonova.core.context import Context
-from kilonova.core.db import SQLite
 from kilonova.core.errors import Error, PolicyForbids
 from kilonova.core.log import Log, Sink
 from kilonova.core.runtime import Runtime
@@ -20,6 +19,7 @@ from kilonova.placement.contract import AlreadyClaimed, Inventory, NoCapacity, P
 from kilonova.placement.domain.allocations import Wanted, replace
 from kilonova.placement.errors import BadInventory, DuplicateName, UnknownTrait
 from kilonova.placement.service import PlacementService
+from kilonova.testing.databases import open_test_database
 from kilonova.testing.tokens import context
 from tests.placement.conftest import COMPUTE, Run, World
 
@@ -312,7 +312,7 @@ class Books(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         async def body() -> None:
-            self.db = SQLite(":memory:", self.runtime, synchronous="OFF")
+            self.db = open_test_database(":memory:", self.runtime)
             conf = config.build([placement_config.OPTIONS])
             values = {"placement": config.settings(conf, placement_config.OPTIONS, "placement")}
             log = Log("placement", Sink())

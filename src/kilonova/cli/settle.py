@@ -18,6 +18,9 @@ from kilonova.cli.failure import Failure, plain
 from kilonova.cli.state import Mark
 from kilonova.core import config
 from kilonova.core.config import Options
+from kilonova.core.db.config import DATABASE_OPTIONS
+from kilonova.core.db.url import BadUrl
+from kilonova.core.db.url import parse as parse_url
 
 OPTIONS: Options = {
     "DEFAULT": [
@@ -26,7 +29,7 @@ OPTIONS: Options = {
         cfg.StrOpt("compute_driver", default="", help="Hypervisor driver: libvirt or fake; empty: libvirt where it can run."),
         cfg.BoolOpt("debug", default=False, help="Whether the log tells details."),
     ],
-    "database": [cfg.StrOpt("connection", default="", help="The database's URL; empty: SQLite in the state directory.")],
+    **DATABASE_OPTIONS,
     "ssl": [
         cfg.StrOpt(
             "cert_file", default="", help="Certificate chain (PEM) of the APIs; empty: no TLS on loopback, a generated one elsewhere."
@@ -83,12 +86,11 @@ def settle(choices: Choices) -> Settled:
     def pick(given: Any, group: str, name: str) -> Any:
         return given if given is not None else conf[name] if group == "DEFAULT" else conf[group][name]
 
-    connection = conf.database.connection
-    if connection:
-        raise Failure(
-            f"[database] connection = {connection.partition(':')[0]}:…: other databases than the built-in SQLite are not built yet.",
-            "Leave it out.",
-        )
+    if conf.database.connection:
+        try:
+            parse_url(conf.database.connection)
+        except BadUrl as error:
+            raise Failure(f"[database] connection: {error}.", "Correct the file.") from None
     bind = str(pick(choices.bind, "DEFAULT", "bind_host"))
     try:
         ipaddress.ip_address(bind)

@@ -1,6 +1,7 @@
 """A whole cloud in this process for tests: every service, real tokens, the fake drivers; in real or in simulated time."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 from kilonova.app import Cloud, Machines, Plan
@@ -8,6 +9,7 @@ from kilonova.core.log import Sink
 from kilonova.core.runtime import Runtime
 from kilonova.image.drivers.memory import MemoryStore
 from kilonova.testing.asgi import Client, Response
+from kilonova.testing.databases import open_test_database
 
 PASSWORD = "secret"
 OCTETS = {"content-type": "application/octet-stream"}
@@ -37,7 +39,7 @@ class WholeCloud:
             plan,
             runtime,
             Sink(self.log, level=level, now_us=runtime.now_us),
-            synchronous=synchronous,
+            database=open_test_database(str(Path(state) / "kilonova.db"), runtime, synchronous=synchronous),
             machines=self.machines,
             image_store=self.store,
         )

@@ -11,12 +11,12 @@ from kilonova.compute.store import api_tables, cell_tables, flavors
 from kilonova.core import config
 from kilonova.core.bus import InProcessBus
 from kilonova.core.context import service_context
-from kilonova.core.db import SQLite
 from kilonova.core.log import Log, Sink
 from kilonova.core.runtime import Runtime
 from kilonova.placement import config as placement_config
 from kilonova.placement.service import PlacementService
 from kilonova.testing.asgi import Client
+from kilonova.testing.databases import open_test_database
 from kilonova.testing.fakes import FakeImages, FakeNetwork
 from kilonova.testing.tokens import FakeTokens
 
@@ -44,7 +44,7 @@ class ComputeWorld:
         self.runtime = runtime
         self.log = Log("compute", sink)
         conf = config.build((compute_config.OPTIONS, placement_config.OPTIONS), (), settings or {})
-        self.db = SQLite(path, runtime, synchronous="OFF")
+        self.db = open_test_database(path, runtime)
         self.bus = InProcessBus(runtime, self.log, copy=True)
         self.network = network or FakeNetwork()
         self.images = images or FakeImages()

@@ -35,7 +35,20 @@ def _collation(kw: dict[str, Any]) -> str:
     return ' COLLATE "C"' if isinstance(kw.get("type_expression"), sa.Column) else ""
 
 
+class _Float(sa.Float[Any]):
+    """Native both ways. (SQLAlchemy's wants to see the server's type of each result.)"""
+
+    render_bind_cast = True
+
+    def bind_processor(self, dialect: Any) -> None:
+        return None
+
+    def result_processor(self, dialect: Any, coltype: object) -> None:
+        return None
+
+
 class _Dialect(PGDialect_asyncpg):
+    colspecs = {**PGDialect_asyncpg.colspecs, sa.Numeric: _Float, sa.Float: _Float}
     type_compiler_cls = _Types
     type_compiler = _Types
     supports_statement_cache = True

@@ -103,8 +103,8 @@ async def replace(tx: Transaction, wanted: Sequence[Wanted], now: int) -> None:
         raise Invalid("A consumer is named twice in one request.")
     await _check_names(tx, wanted)
     change: dict[tuple[str, str], int] = {}
-    for w in wanted:
-        await _take_consumer(tx, w, now)
+    taken = [w for w in wanted if await _take_consumer(tx, w, now)]
+    for w in taken:
         for held in await allocations.held(tx, w.consumer_id):
             key = (held.provider_id, held.resource_class)
             change[key] = change.get(key, 0) - held.amount
@@ -118,7 +118,7 @@ async def replace(tx: Transaction, wanted: Sequence[Wanted], now: int) -> None:
     for (provider_id, name), amount in sorted(change.items()):
         if amount > 0 and not await inventories.grow(tx, provider_id, name, amount):
             raise ViolatesInventory(resource_class=name, provider=provider_id, what="exceed the capacity")
-    for w in wanted:
+    for w in taken:
         await allocations.delete(tx, w.consumer_id)
         for provider_id, resources in w.allocations.items():
             await allocations.insert(tx, w.consumer_id, provider_id, resources, now)
@@ -126,8 +126,9 @@ async def replace(tx: Transaction, wanted: Sequence[Wanted], now: int) -> None:
         await providers.bump(tx, provider_id)
 
 
-async def _take_consumer(tx: Transaction, w: Wanted, now: int) -> None:
-    """Make, change or delete the consumer's row, which locks what it holds."""
+async def _take_consumer(tx: Transaction, w: Wanted, now: int) -> bool:
+    """Make, change or delete the consumer's row, which locks what it holds. False when there is none and none is wanted: then what a
+    claim of this very moment brings is not ours to touch."""
     row = await allocations.consumer(tx, w.consumer_id)
     if w.generation is not msgspec.UNSET and w.generation != (row.generation if row else None):
         raise ConsumerConflict(expected=row.generation if row else "null", got=w.generation)
@@ -139,7 +140,7 @@ async def _take_consumer(tx: Transaction, w: Wanted, now: int) -> None:
                 await allocations.insert_consumer(tx, Consumer(w.consumer_id, project, user, kind, 1, now, now))
             except Duplicate:
                 raise ConsumerConflict(expected="another", got=w.generation or None) from None
-        return
+        return bool(w.allocations)
     changed = msgspec.structs.replace(
         row,
         project_id=_or(w.project_id, row.project_id),
@@ -152,6 +153,7 @@ async def _take_consumer(tx: Transaction, w: Wanted, now: int) -> None:
         raise ConsumerConflict(expected=row.generation + 1, got=row.generation)
     if not w.allocations:
         await allocations.delete_consumer(tx, w.consumer_id)
+    return True
 
 
 def _or(value: str | msgspec.UnsetType, default: str) -> str:

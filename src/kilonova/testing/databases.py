@@ -1,0 +1,85 @@
+"""Which database a test's world stands on: SQLite, or the server that KILONOVA_TEST_DATABASE names by its URL.
+
+On a server each path is a database of its own, made when it is first connected to, so that a world that is started again over the
+same path finds its data. Only the newest few of a process are kept.
+"""
+
+import asyncio
+import hashlib
+import os
+from typing import Any
+
+import msgspec
+
+from kilonova.core.db import Database, SQLite
+from kilonova.core.db.opening import driver_of
+from kilonova.core.db.pool import Driver, Limits, Wire
+from kilonova.core.db.server import Server
+from kilonova.core.db.url import Url, parse
+from kilonova.core.log import Log, Sink
+from kilonova.core.runtime import Runtime
+
+VARIABLE = "KILONOVA_TEST_DATABASE"
+KEPT = 6
+ABSENT = ("3D000", 1049)
+_made: dict[str, "TestServer"] = {}
+
+
+def open_test_database(
+    path: str, runtime: Runtime, *, server: str | None = None, log: Log | None = None, synchronous: str = "OFF"
+) -> Database:
+    """`path`: SQLite's file or ":memory:". A simulated world always gets SQLite, since no socket keeps virtual time.
+
+    `server`: the URL of a server, instead of the one in the environment; empty: SQLite."""
+    url = os.environ.get(VARIABLE, "") if server is None else server
+    if not url or type(runtime) is not Runtime:
+        return SQLite(path, runtime, synchronous=synchronous)
+    key = os.urandom(8).hex() if path == ":memory:" else hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:16]
+    database = f"t_{key}"
+    made = TestServer(parse(url), database, runtime, log or Log("database", Sink(level="error")))
+    _made.pop(database, None)
+    _made[database] = made
+    return made
+
+
+class TestServer(Server):
+    __test__ = False
+
+    def __init__(self, admin: Url, database: str, runtime: Runtime, log: Log) -> None:
+        url = msgspec.structs.replace(admin, database=database)
+        limits = Limits(max_pool_size=10, pool_timeout=20, retry_interval=1)
+        super().__init__(_Making(driver_of(url, {}), driver_of(admin, {}), database), url, runtime, log, limits)
+        self.stopped = False
+
+    async def stop(self) -> None:
+        await super().stop()
+        self.stopped = True
+
+
+class _Making:
+    """A driver that makes the database which it does not find."""
+
+    def __init__(self, driver: Driver, admin: Driver, database: str) -> None:
+        self._driver = driver
+        self._admin = admin
+        self._database = database
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    async def connect(self, host: str, port: int) -> Wire:
+        try:
+            return await self._driver.connect(host, port)
+        except Exception as error:
+            if getattr(error, "sqlstate", None) not in ABSENT and error.args[:1] != (ABSENT[1],):
+                raise
+        wire = await self._admin.connect(host, port)
+        try:
+            await wire.command(f"CREATE DATABASE {self._database}")
+            for old in [name for name, server in _made.items() if server.stopped][: max(0, len(_made) - KEPT)]:
+                del _made[old]
+                await wire.command(f"DROP DATABASE IF EXISTS {old}")
+        finally:
+            async with asyncio.timeout(5):
+                await wire.close()
+        return await self._driver.connect(host, port)
