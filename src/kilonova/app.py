@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -23,18 +23,21 @@ from kilonova.core import files, plugins
 from kilonova.core.bus import InProcessBus
 from kilonova.core.config import Settings
 from kilonova.core.context import service_context
-from kilonova.core.db import SQLite
-from kilonova.core.edge import Edge
+from kilonova.core.db import Database, SQLite, open_database
+from kilonova.core.db.config import DATABASE_OPTIONS
+from kilonova.core.edge import Authenticate, Edge
 from kilonova.core.log import Log, Sink
 from kilonova.core.policy import POLICY_OPTIONS, Policy, Rule, overrides
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
 from kilonova.identity import config as identity_config
+from kilonova.identity.contract import Identity
 from kilonova.identity.domain.bootstrap import ServiceEntry
 from kilonova.identity.edge import edge as identity_edge
 from kilonova.identity.policies import RULES as IDENTITY_RULES
 from kilonova.identity.service import IdentityService
 from kilonova.image import config as image_config
+from kilonova.image.contract import Images
 from kilonova.image.drivers import Store
 from kilonova.image.drivers import load as load_store
 from kilonova.image.edge import edge as image_edge
@@ -72,6 +75,7 @@ OPTIONS: tuple[config_module.Options, ...] = (
     network_config.OPTIONS,
     metadata_config.OPTIONS,
     POLICY_OPTIONS,
+    DATABASE_OPTIONS,
 )
 
 
@@ -98,9 +102,28 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.scheme}://{self.public_host or self.host}:{PORTS[service] + self.port_offset}"
 
 
+@contextmanager
+def rest_binding() -> Iterator[None]:
+    """Around the imports that only a binding to REST needs. Raises ConfigError when they are not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise config_module.ConfigError(f"[keystone_authtoken] needs the package {error.name}: pip install 'kilonova[rest]'.") from None
+
+
 def vtep(number: int) -> str:
     """The address of a host's tunnels, inside the cloud's own underlay."""
     return f"192.0.{2 + number // 254}.{number % 254 + 1}"
+
+
+class WhoIsWho(Identity, Protocol):
+    """Identity as the composition root sees it, whoever answers: our own service or another Keystone."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def project_id(self, name: str) -> str: ...
 
 
 class Machines:
@@ -124,7 +147,7 @@ class Cloud:
         runtime: Runtime,
         sink: Sink,
         *,
-        database: str = "",
+        database: str | Database = "",
         synchronous: str = "FULL",
         machines: Machines | None = None,
         image_store: Store | None = None,
@@ -135,7 +158,9 @@ class Cloud:
         self.log = Log("kilonova", sink)
         self.conf = config_module.build(OPTIONS, plan.config_files, plan.overrides)
         self.conf.set_default("endpoint_override", plan.url("image"), group="glance")
-        self.db = SQLite(database or str(Path(plan.state) / "kilonova.db"), runtime, synchronous=synchronous)
+        if isinstance(database, str):
+            database = SQLite(database, runtime, synchronous=synchronous) if database else self._database(synchronous)
+        self.db: Database = database
         self.bus = InProcessBus(runtime, self.log.child("bus"))
         self.tasks = Tasks(runtime, self.log)
         self.machines = machines or Machines()
@@ -148,12 +173,22 @@ class Cloud:
         """Seconds that making and starting each service took so far."""
         self.compute_agents: list[ComputeAgent] = []
         self.network_agents: list[NetworkAgent] = []
+        self.auth_url = plan.url("identity") + "/v3"
+        """Where clients get their tokens."""
+        self.identity: IdentityService | None = None
+        self._service_token: Any = None
+        """Our service user's token, when a contract is bound to REST (ServiceToken)."""
         with self.timed("identity"):
-            self.identity = IdentityService(
-                db=self.db, runtime=runtime, log=self.log.child("identity"), settings=self.settings(identity_config.OPTIONS)
-            )
-            self.edges["identity"] = identity_edge(self.identity, policy=self.policy(IDENTITY_RULES), public_url=self._public("identity"))
-        self.image: ImageService | None = self._image(image_store) if "image" in plan.services else None
+            self.bound_identity: WhoIsWho = self._keystone() if self.conf["keystone_authtoken"].auth_url else self._identity()
+            self.authenticate: Authenticate = self.bound_identity.authenticate
+        self.image: ImageService | None = None
+        self._glance: Any = None
+        """Another Glance, when compute is bound to one (RestImages)."""
+        if "image" not in plan.services and "compute" in plan.services and self.conf["keystone_authtoken"].username:
+            self._glance = self._other_glance()
+        if "image" in plan.services:
+            self.image = self._image(image_store)
+        self.bound_images: Images | None = self.image or self._glance
         self.placement: PlacementService | None = self._placement() if "placement" in plan.services else None
         self.network: NetworkService | None = self._network() if "network" in plan.services else None
         self.metadata: MetadataService | None = None
@@ -188,13 +223,54 @@ class Cloud:
 
     def _common(self, service: str) -> dict[str, Any]:
         """What every edge but identity's is told."""
-        return {
-            "authenticate": self.identity.authenticate,
-            "identity_url": self.plan.url("identity") + "/v3",
-            "public_url": self._public(service),
-        }
+        return {"authenticate": self.authenticate, "identity_url": self.auth_url, "public_url": self._public(service)}
 
     # ---- making
+
+    def _database(self, synchronous: str) -> Database:
+        """The one that [database] connection names, or SQLite in the state directory."""
+        connection = self.conf["database"]["connection"]
+        if not connection:
+            return SQLite(str(Path(self.plan.state) / "kilonova.db"), self.runtime, synchronous=synchronous)
+        settings = self.settings(DATABASE_OPTIONS)["database"]
+        return open_database(connection, self.runtime, self.log.child("database"), settings, synchronous=synchronous)
+
+    def _identity(self) -> IdentityService:
+        settings = self.settings(identity_config.OPTIONS)
+        service = IdentityService(db=self.db, runtime=self.runtime, log=self.log.child("identity"), settings=settings)
+        self.identity = service
+        self.edges["identity"] = identity_edge(service, policy=self.policy(IDENTITY_RULES), public_url=self._public("identity"))
+        return service
+
+    def _keystone(self) -> WhoIsWho:
+        """[keystone_authtoken] auth_url names a Keystone: that one says who is who, and ours is not served."""
+        with rest_binding():
+            from kilonova.identity.rest import RestIdentity
+        settings = config_module.settings(self.conf, identity_config.OPTIONS, "keystone_authtoken")
+        bound = RestIdentity(runtime=self.runtime, log=self.log.child("keystone"), settings=settings)
+        self.auth_url, self._service_token = bound.public_url, bound.service_token
+        return bound
+
+    def _other_glance(self) -> Any:
+        """Compute without our image service: the Glance at [glance] endpoint_override, or of the catalog."""
+        with rest_binding():
+            from kilonova.core.rest import CallerTokens, ServiceToken
+            from kilonova.identity.rest import keystone, login
+            from kilonova.image.rest import RestImages
+        log, callers = self.log.child("glance"), CallerTokens()
+        if self._service_token is None:
+            settings = config_module.settings(self.conf, identity_config.OPTIONS, "keystone_authtoken")
+            self._service_token = ServiceToken(keystone(settings, log, url=self.auth_url), login(settings), self.runtime, log)
+        self.authenticate = callers.remembering(self.authenticate, self.runtime)
+        override = self.conf["glance"].endpoint_override
+        return RestImages(
+            runtime=self.runtime,
+            log=log,
+            settings=config_module.settings(self.conf, image_config.OPTIONS, "glance"),
+            url="" if override == self.plan.url("image") else override,
+            service_token=self._service_token,
+            callers=callers,
+        )
 
     def _image(self, store: Store | None) -> ImageService:
         with self.timed("image"):
@@ -245,8 +321,10 @@ class Cloud:
         return service
 
     def _compute(self) -> ComputeService:
-        if self.image is None or self.placement is None or self.network is None:
-            raise config_module.ConfigError("compute needs image, placement and network; add them to --services.")
+        if self.bound_images is None or self.placement is None or self.network is None:
+            raise config_module.ConfigError(
+                "compute needs image, placement and network; add them to --services (for another Glance: [keystone_authtoken] username)."
+            )
         with self.timed("compute"):
             settings = self.settings(compute_config.OPTIONS)
             service = ComputeService(
@@ -256,10 +334,10 @@ class Cloud:
                 log=self.log.child("compute"),
                 settings=settings,
                 bus=self.bus,
-                identity=self.identity,
+                identity=self.bound_identity,
                 placement=self.placement,
                 network=self.network,
-                images=self.image,
+                images=self.bound_images,
                 owner=self.owner,
             )
             register_compute(service)
@@ -342,28 +420,31 @@ class Cloud:
 
     async def _fetch(self, image_id: str, path: str) -> None:
         """An image's bytes into a file: a copy within this machine, else in pieces through the contract."""
-        assert self.image is not None
+        assert self.bound_images is not None
         ctx = service_context("compute")
-        local = await self.image.local_path(ctx, image_id)
+        if self._glance is not None:
+            await self._glance.download(ctx, image_id, path)
+            return
+        local = await self.bound_images.local_path(ctx, image_id)
         if local is not None:
             await self.runtime.blocking(files.copy, local, path, pool="image-fetch")
             return
         at = 0
-        while piece := await self.image.read(ctx, image_id, at, 4 << 20):
+        while piece := await self.bound_images.read(ctx, image_id, at, 4 << 20):
             await self.runtime.blocking(files.write_at, path, at, piece, pool="image-fetch")
             at += len(piece)
 
     async def _store(self, image_id: str, path: str) -> None:
         """A file's bytes into an image that waits for them."""
-        assert self.image is not None
-        await self.image.write(service_context("compute"), image_id, path)
+        assert self.bound_images is not None
+        await self.bound_images.write(service_context("compute"), image_id, path)
 
     # ---- lifetime
 
     async def create_tables(self) -> None:
         """What is missing of every service of this process."""
-        tables: list[Any] = [self.identity.metadata]
-        for service in (self.image, self.placement, self.network):
+        tables: list[Any] = []
+        for service in (self.identity, self.image, self.placement, self.network):
             if service is not None:
                 tables.append(service.metadata)
         if self.compute is not None:
@@ -376,8 +457,9 @@ class Cloud:
         await self.create_tables()
         entries = [ServiceEntry(*CATALOG[name][:3], self.plan.url(name) + CATALOG[name][3]) for name in self.edges if name in CATALOG]
         with self.timed("identity"):
-            await self.identity.bootstrap(passwords_by_user=passwords, entries=entries, region=self.plan.region)
-            await self.identity.start()
+            if self.identity is not None:
+                await self.identity.bootstrap(passwords_by_user=passwords, entries=entries, region=self.plan.region)
+            await self.bound_identity.start()
         for name, simple in (("image", self.image), ("placement", self.placement)):
             if simple is not None:
                 with self.timed(name):
@@ -385,10 +467,12 @@ class Cloud:
         if self.network is not None:
             with self.timed("network"):
                 await self.network.start()
-                await self.network.bootstrap(project_id=await self.identity.project_id("admin"))
+                await self.network.bootstrap(project_id=await self.bound_identity.project_id("admin"))
                 for network_agent in self.network_agents:
                     await network_agent.start()
         if self.compute is not None:
+            if self._glance is not None:
+                vars(self.compute.settings["glance"])["endpoint_override"] = await self._glance.url()  # links to images begin with it
             with self.timed("compute"):
                 await self.compute.start()
                 for agent in self.compute_agents:
@@ -414,9 +498,11 @@ class Cloud:
             await agent.stop()
         for network_agent in self.network_agents:
             await network_agent.stop()
-        for service in (self.network, self.placement, self.image, self.identity):
+        for service in (self.network, self.placement, self.image or self._glance, self.bound_identity):
             if service is not None:
                 await service.stop()
+        if self._service_token is not None:
+            await self._service_token.close()
         await self.bus.stop()
         await self.db.stop()
         self.runtime.close()

@@ -152,7 +152,7 @@ class Process:
         for name, listener in listeners.items():
             cert, key = self.tls or (None, None)
             self.servers[name] = HttpServer(cloud.edges[name], listener, ssl_certfile=cert, ssl_keyfile=key)
-        self._write_files()
+        self._write_files(cloud)
         await self._unless_stopped(cloud.start(self.passwords))
         for name, server in self.servers.items():
             started = loop.time()
@@ -198,12 +198,12 @@ class Process:
             await asyncio.sleep(0.05)
         raise Failure(f"{name} is not healthy: it answers {status}.", f"Its log is {self.state.log_file}.")
 
-    def _write_files(self) -> None:
+    def _write_files(self, cloud: Cloud) -> None:
+        """No credentials when another Keystone has the users."""
         state, plan = self.state, self.plan
         cacert = Path(self.tls[0]) if self.tls else None
-        credentials.write_all(
-            state, auth_url=plan.url("identity") + "/v3", region=plan.region, passwords_by_user=self.passwords, cacert=cacert
-        )
+        if cloud.identity is not None:
+            credentials.write_all(state, auth_url=cloud.auth_url, region=plan.region, passwords_by_user=self.passwords, cacert=cacert)
         state.remember(begun=True)
         chosen = kilonova_conf(self.settled, state=state.path, driver=self.driver, services=self.services, tls=self.tls)
         state.write("kilonova.conf", chosen)

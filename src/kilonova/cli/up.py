@@ -107,8 +107,9 @@ class Show:
         self.line("")
         self.line(f"The cloud is up after {time.monotonic() - self.started:.2f} s. Its state is in {state.path}.")
         self.line("")
-        self.line(f"  export OS_CLIENT_CONFIG_FILE={shlex.quote(str(state.clouds_yaml))} OS_CLOUD=kilonova-demo")
-        self.line("  openstack catalog list          # OS_CLOUD=kilonova is the administrator")
+        if "identity" in urls:
+            self.line(f"  export OS_CLIENT_CONFIG_FILE={shlex.quote(str(state.clouds_yaml))} OS_CLOUD=kilonova-demo")
+            self.line("  openstack catalog list          # OS_CLOUD=kilonova is the administrator")
         self.line(f"  kilonova down --state {shlex.quote(str(state.path))}")
 
 

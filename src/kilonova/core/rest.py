@@ -216,6 +216,9 @@ class ServiceToken:
             self._attempts, self._failed = self._attempts + 1, None
             return self._token
 
+    async def close(self) -> None:
+        await self._peer.close()
+
     async def renew(self, refused: str) -> str:
         """Another token than the one that was refused."""
         if self._token == refused:

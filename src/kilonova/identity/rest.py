@@ -227,9 +227,9 @@ def context_of(token: _Token) -> Context:
     )
 
 
-def keystone(settings: Settings, log: Log, transport: Any = None) -> Peer:
-    """[keystone_authtoken] auth_url, with or without the /v3 at its end."""
-    url = str(settings.auth_url).rstrip("/").removesuffix("/v3") + "/v3"
+def keystone(settings: Settings, log: Log, transport: Any = None, url: str = "") -> Peer:
+    """The Keystone at `url`, or at auth_url; with or without the /v3 at its end."""
+    url = (url or str(settings.auth_url)).rstrip("/").removesuffix("/v3") + "/v3"
     timeout_s = float(settings.http_connect_timeout)
     return Peer(url, "identity service", log, timeout_s=timeout_s, cafile=settings.cafile, insecure=settings.insecure, transport=transport)
 
