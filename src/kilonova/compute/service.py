@@ -77,6 +77,8 @@ class ComputeService:
         self.hosts = Hosts(cell_db, runtime, placement, settings)
         self.api_ops = Operations(api_db, api_tables.operations, runtime, self.tasks, log, owner)
         self.cell_ops = Operations(cell_db, cell_tables.operations, runtime, self.tasks, log, owner)
+        self.accepted: dict[str, Server] = {}
+        """Operation -> the server that its create is about to make: saves the first run from reading what was just written."""
         self.views: dict[tuple[Any, ...], tuple[int, bytes]] = {}
 
     # ---- lifetime

@@ -71,6 +71,9 @@ class Edge:
         self.public_url = public_url
         self.max_body = max_body
         self.extra_headers = dict(extra_headers or {})
+        self._id_headers = tuple(name.encode() for name in id_headers)
+        self._always = tuple((name.encode(), _latin(value)) for name, value in self.extra_headers.items())
+        self._version_headers: dict[tuple[int, int], tuple[tuple[bytes, bytes], ...]] = {}
         self.check = check
         self.healthy = healthy or (lambda: {"status": "ok"})
         self.paths_first = paths_first
@@ -126,7 +129,7 @@ class Edge:
                     return self.envelope.unknown_path(request), None
                 request.prefix, path = mounted
             found = self.router.find(path)
-            public = found is not None and any(r.policy == PUBLIC for r in found[0].get(request.method, found[0].get("GET", ())))
+            public = found is not None and any(map(_public, found[0].get(request.method, found[0].get("GET", ()))))
             if self.versions is not None:
                 request.version = self.versions.minimum
                 request.version = self.versions.negotiate(request)
@@ -235,14 +238,16 @@ class Edge:
         return Reply({"service": self.name, **health}, 200 if health.get("status") == "ok" else 503)
 
     async def _send(self, request: Request, reply: Reply, send: Send) -> None:
-        headers: list[tuple[bytes, bytes]] = []
         ident = request.request_id.encode()
-        for name in self.id_headers:
-            headers.append((name.encode(), ident))
+        headers: list[tuple[bytes, bytes]] = [(name, ident) for name in self._id_headers]
         if self.versions is not None:
-            for key, value in self.versions.headers(request.version).items():
-                headers.append((key.encode(), value.encode()))
-        for mapping in (self.extra_headers, request.response_headers, reply.headers):
+            known = self._version_headers.get(request.version)
+            if known is None:
+                told = self.versions.headers(request.version).items()
+                known = self._version_headers[request.version] = tuple((key.encode(), value.encode()) for key, value in told)
+            headers += known
+        headers += self._always
+        for mapping in (request.response_headers, reply.headers):
             for key, value in mapping.items():
                 headers.append((key.encode(), _latin(value)))
         bodiless = reply.status in (204, 304) or reply.status < 200
@@ -261,6 +266,10 @@ class Edge:
                 headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+
+
+def _public(route: Route) -> bool:
+    return route.policy == PUBLIC
 
 
 def decode_body(decoder: "msgspec.json.Decoder[Any]", raw: bytes) -> Any:

@@ -1,5 +1,6 @@
 """One HTTP request and its reply, as handlers see them."""
 
+import re
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
@@ -16,6 +17,7 @@ Version = tuple[int, int]
 Allowed = Callable[[str, Context, Mapping[str, Any]], bool]
 
 MAX_BODY = 1 << 20
+_NO_HOST = re.compile(r"[^\w.:\[\]-]").search
 _encoder = msgspec.json.Encoder()
 
 
@@ -107,7 +109,7 @@ class Request:
         """scheme://host:port as the client wrote it, or the configured public address."""
         if not self.edge_base:
             host = self.headers.get(b"host", b"127.0.0.1").decode("latin-1")
-            if not all(c.isalnum() or c in "-._:[]" for c in host):
+            if _NO_HOST(host):
                 raise BadRequest("The Host header is not a host name.")
             self.edge_base = f"{self.scope.get('scheme', 'http')}://{host}"
         return self.edge_base

@@ -26,9 +26,9 @@ class Microversions(msgspec.Struct, frozen=True):
     def negotiate(self, request: Request) -> Version:
         """The version asked for; the minimum when none is. Raises BadRequest, VersionNotFound."""
         wanted = None
-        text = request.header("openstack-api-version")
+        text = request.headers.get(b"openstack-api-version")
         if text is not None:
-            for part in text.split(","):
+            for part in text.decode("latin-1").split(","):
                 words = part.split()
                 if words and words[0].lower() == self.service:
                     wanted = words[1] if len(words) == 2 else ""

@@ -22,7 +22,7 @@ class NicRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 class Allocate(msgspec.Struct, frozen=True, kw_only=True):
     """`auto`: "none" for no interface at all, "auto" to make a topology when the project has none, "" for the project's only network.
-    `security_groups` are names or ids; none means the project's default group."""
+    `security_groups` are names or ids; none means the project's default group. `first`: nothing was allocated for this server before."""
 
     server_id: str
     project_id: str
@@ -32,6 +32,7 @@ class Allocate(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[NicRequest, ...] = ()
     auto: str = ""
     security_groups: tuple[str, ...] = ()
+    first: bool = False
 
 
 class FixedIp(msgspec.Struct, frozen=True, kw_only=True):

@@ -295,7 +295,7 @@ class NetworkService:
     async def _allocate(self, ctx: Context, request: Allocate, *, more: bool) -> tuple[Nic, ...]:
         async def body(w: Work) -> tuple[Nic, ...]:
             found = await servers.allocate(w, request, more=more)
-            return (await servers.nics(w.tx, found, new=True)).get(request.server_id, ())
+            return (await servers.nics(w.tx, found, new=True, known=w.networks)).get(request.server_id, ())
 
         return await self.write(_as_user(ctx), body, notify=False)
 

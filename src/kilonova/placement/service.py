@@ -66,9 +66,16 @@ class PlacementService:
     ) -> None:
         _allow(ctx, "placement:allocations:update")
         now = self.runtime.now_us()
+        together = True
+
+        async def body(tx: Transaction) -> None:
+            await claims.claim(tx, consumer_id, provider_id, resources, project_id, user_id, now, together=together)
+
         for _ in range(TRIES):
             try:
-                return await self.db.transact(lambda tx: claims.claim(tx, consumer_id, provider_id, resources, project_id, user_id, now))
+                return await self.db.transact(body)
+            except claims.NotAllFit:
+                together = False
             except Duplicate:
                 # In a transaction too, since what the consumer holds may not be committed yet.
                 if await self.db.transact(lambda tx: claims.same(tx, consumer_id, provider_id, resources)):

@@ -190,8 +190,8 @@ async def create(c: ComputeService, ctx: Context, req: Request, body: Any) -> Re
         networks=networks, auto=auto, image=checks.guest_image(image), host=forced_host, hypervisor_hostname=forced_node
     )
     if low < high:
-        made = await _as_many_as_fit(c, ctx, made, low)
-    accepted = await create_op.begin(c, ctx, made, args)
+        made = await _as_many_as_fit(c, ctx, made, low, limits)
+    accepted = await create_op.begin(c, ctx, made, args, limits)
     if checks.flag("return_reservation_id", s.return_reservation_id):
         return Reply({"reservation_id": reservation}, 202)
     first = accepted[0]
@@ -207,9 +207,8 @@ async def create(c: ComputeService, ctx: Context, req: Request, body: Any) -> Re
     return Reply({"server": document}, 202, {"location": links[0]["href"]})
 
 
-async def _as_many_as_fit(c: ComputeService, ctx: Context, made: list[Server], least: int) -> list[Server]:
+async def _as_many_as_fit(c: ComputeService, ctx: Context, made: list[Server], least: int, limits: dict[str, int]) -> list[Server]:
     """Between min_count and max_count: as many as the quota still allows."""
-    limits = await c.quota_limits(ctx.project_id or "")
     used = await mappings.usage(c.api_db, ctx.project_id or "")
     room = len(made)
     flavor = made[0].flavor

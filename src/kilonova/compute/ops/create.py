@@ -41,9 +41,8 @@ class CreateArgs(msgspec.Struct, frozen=True, kw_only=True):
     hypervisor_hostname: str | None = None
 
 
-async def begin(c: ComputeService, ctx: Context, wanted: list[Server], args: CreateArgs) -> list[Server]:
-    """Accept servers: all of them or none. Raises OverQuota."""
-    limits = await c.quota_limits(ctx.project_id or "")
+async def begin(c: ComputeService, ctx: Context, wanted: list[Server], args: CreateArgs, limits: dict[str, int]) -> list[Server]:
+    """Accept servers: all of them or none. limits: the project's quota. Raises OverQuota."""
     flavor = wanted[0].flavor
     asked = {"instances": len(wanted), "cores": flavor.vcpus * len(wanted), "ram_mb": flavor.ram_mb * len(wanted)}
     bounds = {"instances": limits["instances"], "cores": limits["cores"], "ram_mb": limits["ram"]}
@@ -60,7 +59,8 @@ async def begin(c: ComputeService, ctx: Context, wanted: list[Server], args: Cre
         return made, ops
 
     made, ops = await c.api_db.transact(body)
-    for op in ops:
+    for server, op in zip(made, ops, strict=True):
+        c.accepted[op.id] = server
         c.api_ops.start(op)
     return made
 
@@ -92,6 +92,9 @@ recover = run
 
 async def _wanted(c: ComputeService, op: Operation) -> Server:
     """The server as the client asked for it, or as an earlier life left it."""
+    fresh = c.accepted.pop(op.id, None)
+    if fresh is not None:
+        return fresh
     mapping = await mappings.get(c.api_db, op.resource_id)
     if mapping is None or mapping.deleting:
         raise Superseded(server=op.resource_id)
@@ -111,7 +114,7 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
             await _fail(c, op, server, last or error, error.details["scheduling"])
             return
         try:
-            await _build_on(c, op, args, server, host, scheduling)
+            await _build_on(c, op, args, server, host, scheduling, first=op.attempts == 1 and not tried)
             return
         except Overtaken:
             raise Superseded(server=server.id) from None
@@ -162,7 +165,10 @@ async def _choose(c: ComputeService, op: Operation, args: CreateArgs, server: Se
     )
 
 
-async def _build_on(c: ComputeService, op: Operation, args: CreateArgs, server: Server, host: Host, scheduling: Scheduling) -> None:
+async def _build_on(
+    c: ComputeService, op: Operation, args: CreateArgs, server: Server, host: Host, scheduling: Scheduling, *, first: bool
+) -> None:
+    """first: no earlier life and no other host has made anything for this server."""
     ctx = op.ctx
     async with Undo(c.log, lambda: c.api_ops.held(op)) as undo:
         undo.push(c.unclaim, ctx, server, host.host)
@@ -176,6 +182,7 @@ async def _build_on(c: ComputeService, op: Operation, args: CreateArgs, server: 
             networks=tuple(NicRequest(network_id=n.network_id, port_id=n.port_id, fixed_ip=n.fixed_ip, tag=n.tag) for n in args.networks),
             auto=args.auto,
             security_groups=server.security_groups,
+            first=first,
         )
         undo.push(c.network.release, ctx, server.id)
         nics = tuple(nic_of(n) for n in await c.network.allocate(ctx, request))

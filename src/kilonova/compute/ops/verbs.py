@@ -155,6 +155,5 @@ def fault_of(c: ComputeService, error: Error) -> Fault:
 
 async def superseded(c: ComputeService, server_id: str, generation: int) -> None:
     """Raise Superseded when a later verb has begun on the server."""
-    server = await servers.get(c.cell_db, server_id)
-    if server is None or server.deleted or server.generation != generation:
+    if await servers.generation(c.cell_db, server_id) != generation:
         raise Superseded(server=server_id)

@@ -14,6 +14,7 @@ FIELDS = Server.__struct_fields__
 _COLUMNS = [t.c[name] for name in FIELDS]
 _INSERT = inserted(t)
 _GET = prepared(sa.select(*_COLUMNS).where(t.c.id == sa.bindparam("id")))
+_GENERATION = prepared(sa.select(t.c.generation).where(t.c.id == sa.bindparam("id"), t.c.deleted == sa.false()))
 _MANY = prepared(sa.select(*_COLUMNS).where(t.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(t.c.id))
 _OF_HOST = prepared(
     sa.select(*_COLUMNS).where(t.c.host == sa.bindparam("host"), t.c.deleted == sa.bindparam("deleted", type_=sa.Boolean)).order_by(t.c.id)
@@ -36,6 +37,12 @@ async def insert(tx: Transaction, server: Server) -> None:
 async def get(reader: Reader, server_id: str) -> Server | None:
     row = await reader.one(_GET, {"id": server_id})
     return _server(row) if row else None
+
+
+async def generation(reader: Reader, server_id: str) -> int | None:
+    """Which verb the server is at; None when it is deleted or was never there."""
+    row = await reader.one(_GENERATION, {"id": server_id})
+    return row[0] if row else None
 
 
 async def many(reader: Reader, ids: Sequence[str]) -> list[Server]:

@@ -1,6 +1,6 @@
 """A server's interfaces: what compute asks for through the contract. Every verb may be repeated."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -32,6 +32,8 @@ from kilonova.network.errors import (
 )
 from kilonova.network.model import Network, Port, SecurityGroup
 from kilonova.network.store import addresses, quotas, rows
+
+_NONE: Mapping[str, Network] = {}
 
 
 def may_use(network: Network, project_id: str, *, elevated: bool) -> bool:
@@ -151,7 +153,7 @@ async def allocate(w: Work, request: Allocate, *, more: bool = False) -> list[Po
     """Bind the server's ports to the host, making those that are missing. With `more`, the request adds to the ports there are."""
     if request.auto == "none":
         return []
-    have = await of(w.tx, request.server_id)
+    have = [] if request.first else await of(w.tx, request.server_id)
     wanted = request.networks
     if not wanted:
         if have:
@@ -195,6 +197,7 @@ async def _make(w: Work, request: Allocate, nic: NicRequest, groups: tuple[str, 
     network = await rows.networks.get(w.tx, nic.network_id or "")
     if network is None or not may_use(network, request.project_id, elevated=w.elevated):
         raise NicNetworkNotFound(id=nic.network_id)
+    w.networks[network.id] = network
     subnets = await rows.subnets.where(w.tx, network_id=network.id)
     if not subnets:
         raise NetworkRequiresSubnet(id=network.id)
@@ -246,11 +249,13 @@ async def release(w: Work, server_id: str, *, only: str | None = None) -> int:
 # ---- what a server has
 
 
-async def nics(reader: Reader, found: Sequence[Port], *, new: bool = False) -> dict[str, tuple[Nic, ...]]:
-    """Interfaces by server. `new`: the ports were made just now and have no floating IPs."""
+async def nics(
+    reader: Reader, found: Sequence[Port], *, new: bool = False, known: Mapping[str, Network] = _NONE
+) -> dict[str, tuple[Nic, ...]]:
+    """Interfaces by server. `new`: the ports were made just now and have no floating IPs. `known`: networks that were read already."""
     networks: dict[str, Network] = {}
     for network_id in dict.fromkeys(port.network_id for port in found):
-        network = await rows.networks.get(reader, network_id)
+        network = known.get(network_id) or await rows.networks.get(reader, network_id)
         if network is not None:
             networks[network_id] = network
     floating: dict[str, list[contract.FloatingIp]] = {}

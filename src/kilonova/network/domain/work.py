@@ -41,6 +41,8 @@ class Work:
         self.put: dict[tuple[str, str], Noun] = {}
         self.dropped: dict[tuple[str, str], Noun] = {}
         self.dropped_groups: dict[str, None] = {}
+        self.networks: dict[str, model.Network] = {}
+        """Read by this transaction, and not changed by it."""
         self.servers: dict[str, None] = {}
         """Servers whose addresses have changed."""
 

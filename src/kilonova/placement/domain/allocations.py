@@ -26,15 +26,32 @@ from kilonova.placement.store import allocations, inventories, names, providers
 # ---- for compute
 
 
+class NotAllFit(Exception):
+    """Ask again one by one to hear which."""
+
+
 async def claim(
-    tx: Transaction, consumer_id: str, provider_id: str, resources: Mapping[str, int], project_id: str, user_id: str, now: int
+    tx: Transaction,
+    consumer_id: str,
+    provider_id: str,
+    resources: Mapping[str, int],
+    project_id: str,
+    user_id: str,
+    now: int,
+    *,
+    together: bool = False,
 ) -> None:
-    """Raises NoCapacity; Duplicate when the consumer exists (then see `same`)."""
+    """Raises NoCapacity; Duplicate when the consumer exists (then see `same`). together: a server's usual three classes by one statement,
+    which raises NotAllFit without saying which one does not."""
     await allocations.insert_consumer(tx, Consumer(consumer_id, project_id, user_id, "INSTANCE", 1, now, now))
     wanted = {name: resources[name] for name in sorted(resources) if resources[name]}
-    for name, amount in wanted.items():
-        if not await inventories.take(tx, provider_id, name, amount):
-            raise await _no_capacity(tx, provider_id, name, amount)
+    if together and len(wanted) == 3:
+        if not await inventories.take_three(tx, provider_id, wanted):
+            raise NotAllFit
+    else:
+        for name, amount in wanted.items():
+            if not await inventories.take(tx, provider_id, name, amount):
+                raise await _no_capacity(tx, provider_id, name, amount)
     await allocations.insert(tx, consumer_id, provider_id, wanted, now)
     await providers.bump(tx, provider_id)
 

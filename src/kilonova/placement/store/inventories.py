@@ -1,6 +1,6 @@
 """Inventories. `used` changes by conditional increments only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -30,6 +30,23 @@ _TAKE = prepared(
     sa.update(inventories)
     .where(*_HERE, i.used + _N <= i.capacity, i.min_unit <= _N, i.max_unit >= _N, _N % i.step_size == _ZERO)
     .values(used=i.used + _N)
+)
+_AMOUNT = sa.case(
+    (i.resource_class == sa.bindparam("class_1", type_=sa.String()), sa.bindparam("n_1", type_=sa.BigInteger())),
+    (i.resource_class == sa.bindparam("class_2", type_=sa.String()), sa.bindparam("n_2", type_=sa.BigInteger())),
+    else_=sa.bindparam("n_3", type_=sa.BigInteger()),
+)
+_TAKE_THREE = prepared(
+    sa.update(inventories)
+    .where(
+        i.provider_id == _PROVIDER,
+        i.resource_class.in_([sa.bindparam(f"class_{k}", type_=sa.String()) for k in (1, 2, 3)]),
+        i.used + _AMOUNT <= i.capacity,
+        i.min_unit <= _AMOUNT,
+        i.max_unit >= _AMOUNT,
+        _AMOUNT % i.step_size == _ZERO,
+    )
+    .values(used=i.used + _AMOUNT)
 )
 _GROW = prepared(sa.update(inventories).where(*_HERE, i.used + _N <= i.capacity).values(used=i.used + _N))
 _GIVE_BACK = prepared(sa.update(inventories).where(*_HERE).values(used=i.used - _N))
@@ -75,6 +92,14 @@ async def one(reader: Reader, provider_id: str, resource_class: str) -> Stock | 
 async def take(tx: Transaction, provider_id: str, resource_class: str, amount: int) -> bool:
     """The whole check of a claim, and the claim."""
     return await tx.run(_TAKE, {"provider": provider_id, "class_": resource_class, "n": amount, "zero": 0}) > 0
+
+
+async def take_three(tx: Transaction, provider_id: str, resources: Mapping[str, int]) -> bool:
+    """`take` of three classes in one statement. False when one of them does not fit: the others may be taken, roll back."""
+    values: dict[str, Any] = {"provider": provider_id, "zero": 0}
+    for k, (name, amount) in enumerate(resources.items(), 1):
+        values[f"class_{k}"], values[f"n_{k}"] = name, amount
+    return await tx.run(_TAKE_THREE, values) == 3
 
 
 async def grow(tx: Transaction, provider_id: str, resource_class: str, amount: int) -> bool:
