@@ -52,6 +52,8 @@ class Rabbit:
         self.folder = folder
         self.port, self.tls_port, self._distribution, self._epmd = ports or free_ports(4)
         self.pids = pids or []
+        self.lasting = False
+        """Whether it outlives the process that started it."""
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self.ready_s = 0.0
 
@@ -128,6 +130,8 @@ class Rabbit:
             time.sleep(0.01)
 
     def _run(self, command: list[str]) -> None:
+        if not self.lasting:
+            command = ["setpriv", "--pdeathsig", "KILL", "--", *command]
         with (self.folder / "out").open("ab") as out:
             child = subprocess.Popen(
                 command, env=self._environment(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
@@ -266,6 +270,7 @@ def shared() -> Iterator[Rabbit]:
         else:
             known = {"users": 0}
             rabbit = Rabbit(folder)
+            rabbit.lasting = True
             try:
                 rabbit.start()
             except BaseException:

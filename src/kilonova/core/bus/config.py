@@ -24,23 +24,45 @@ OPTIONS: Options = {
         cfg.StrOpt("ssl_ca_file", default="", help="Certificates that may sign the broker's. Empty: the system's."),
         cfg.StrOpt("ssl_cert_file", default="", help="Our own certificate, when the broker asks for one."),
         cfg.StrOpt("ssl_key_file", default="", help="The key of our own certificate."),
-        cfg.IntOpt("heartbeat_timeout_threshold", default=60, min=0, help="Seconds without a sign of life after which the broker is taken for dead; 0: never."),
+        cfg.IntOpt(
+            "heartbeat_timeout_threshold",
+            default=60,
+            min=0,
+            help="Seconds without a sign of life after which the broker is taken for dead; 0: never.",
+        ),
         cfg.FloatOpt("rabbit_retry_interval", default=1.0, min=0.1, help="Seconds before the first attempt to connect again."),
         cfg.FloatOpt("rabbit_retry_backoff", default=2.0, min=1.0, help="How many times longer each further pause is."),
         cfg.FloatOpt("rabbit_interval_max", default=3.0, min=0.1, help="The longest pause between attempts, in seconds."),
-        cfg.IntOpt("rabbit_qos_prefetch_count", default=0, min=0, help="Messages a process takes at once for an address; 0: executor_thread_pool_size."),
-        cfg.IntOpt("queue_length", default=5000, min=1, help="Messages that may wait for an address; more are refused. The same in all processes."),
+        cfg.IntOpt(
+            "rabbit_qos_prefetch_count",
+            default=0,
+            min=0,
+            help="Messages a process takes at once for an address; 0: executor_thread_pool_size.",
+        ),
+        cfg.IntOpt(
+            "queue_length", default=5000, min=1, help="Messages that may wait for an address; more are refused. The same in all processes."
+        ),
     ],
     "oslo_messaging_notifications": [
-        cfg.StrOpt("driver", default="noop", choices=["noop", "messagingv2", "log"], help="Where notifications go: nowhere, to the broker, or to the log."),
+        cfg.StrOpt(
+            "driver",
+            default="noop",
+            choices=["noop", "messagingv2", "log"],
+            help="Where notifications go: nowhere, to the broker, or to the log.",
+        ),
         cfg.StrOpt("transport_url", default="", secret=True, help="The broker of notifications. Empty: that of [DEFAULT]."),
         cfg.BoolOpt("rabbit_quorum_queue", default=True, help="Keep notifications in replicated, durable (quorum) queues."),
     ],
     "notifications": [
-        cfg.StrOpt("notification_format", default="versioned", choices=["versioned", "unversioned", "both"], help="Only versioned notifications are sent."),
+        cfg.StrOpt(
+            "notification_format",
+            default="versioned",
+            choices=["versioned", "unversioned", "both"],
+            help="Only versioned notifications are sent.",
+        ),
         cfg.ListOpt("versioned_notifications_topics", default=["versioned_notifications"], help="Topics of versioned notifications."),
     ],
-}  # fmt: skip
+}
 
 
 class Broker(msgspec.Struct, frozen=True):

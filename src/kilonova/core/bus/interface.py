@@ -27,7 +27,7 @@ class Undelivered(Unreachable):
     code = "bus.undelivered"
 
 
-class Busy(Unreachable):
+class Busy(Undelivered):
     code = "bus.busy"
     title = "{address} has too many messages waiting."
 

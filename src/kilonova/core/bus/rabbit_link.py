@@ -9,6 +9,8 @@ Names on the broker are part of the wire, and so are the arguments of queues: tw
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -74,8 +76,8 @@ def why(error: BaseException) -> str:
     inner = error.__cause__
     if isinstance(error, aiormq.exceptions.AMQPConnectionError) and isinstance(inner, OSError):
         return why(inner)
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno)
     text = " ".join(str(part) for part in error.args if part) or type(error).__name__
     return text.splitlines()[0][:200]
 

@@ -2,8 +2,8 @@
 
 * A call is run at most once. It is acknowledged when it has been handled; one that comes a second time is answered from memory, or, when
   the first receiver has gone, refused as Unreachable: whoever holds the intent decides anew.
-* A call that nobody serves fails at once; without a broker too. While a handler works, its process says so every few seconds; a caller
-  that hears nothing, and whose message waits in no queue, gives up long before the deadline.
+* A call that nobody serves fails at once, as Undelivered; without a broker too. While a handler works, its process says so every few
+  seconds; a caller that hears nothing, and whose message waits in no queue, gives up long before the deadline.
 * Messages of one process to one address arrive, and their handlers start, in the order they were sent. A message dies with its deadline.
 * Casts and topics are at most once, and are dropped while there is no broker.
 """
@@ -18,7 +18,7 @@ from aiormq.abc import DeliveredMessage
 
 from kilonova.core.bus import wire
 from kilonova.core.bus.config import RabbitOptions
-from kilonova.core.bus.interface import Busy, HandlerTable, Unreachable, sender
+from kilonova.core.bus.interface import Busy, HandlerTable, Undelivered, Unreachable, sender
 from kilonova.core.bus.rabbit_link import LOST, BrokerAway, Link, Refused, tls_context, why
 from kilonova.core.errors import Error, Forbidden
 from kilonova.core.log import Log, request_id
@@ -287,7 +287,7 @@ class RabbitBus:
             message = wire.body(request.name, request.body)
             handler = self._served.get(address, {}).get(type(message))
             if handler is None:
-                raise Unreachable(address=address)
+                raise Undelivered(address=address)
             async with asyncio.timeout(request.timeout_s):
                 return wire.reply(await handler(message))
         except TimeoutError:
@@ -325,7 +325,7 @@ class RabbitBus:
                     await self._steady.wait()  # what we serve stands before anybody hears of us
                 link = self._link
                 if link is None:
-                    raise Unreachable(address=address)
+                    raise Undelivered(address=address)
                 reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
                 self._waiting[ident] = waiting = _Waiting(address, reply, self._runtime.monotonic())
                 self._start("call", self._send(link, waiting, ident, data, timeout_s))
@@ -342,8 +342,8 @@ class RabbitBus:
             await link.send(waiting.address, data, ident, expires_s=timeout_s, answer=True)
         except (Refused, BrokerAway) as error:
             if not waiting.reply.done():
-                full = isinstance(error, Refused) and error.full
-                waiting.reply.set_exception((Busy if full else Unreachable)(address=waiting.address))
+                kind = Unreachable if isinstance(error, BrokerAway) else Busy if error.full else Undelivered
+                waiting.reply.set_exception(kind(address=waiting.address))
 
     def _replied(self, link: Link, message: DeliveredMessage) -> None:
         waiting = self._waiting.get(message.header.properties.correlation_id or "")

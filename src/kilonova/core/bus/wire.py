@@ -1,7 +1,8 @@
 """How messages look between processes: msgpack of a small envelope around the body.
 
 A body's type travels by name, "service.module.Class" without the package's own ("network.rpc.Plug"), and only structs of `rpc`,
-`contract` and a few modules of the core are ever made from a name. An old reader skips fields it does not know, a new one fills in defaults.
+`contract` and a few modules of the core are ever made from a name. An old reader skips fields it does not know, a new one fills in
+defaults.
 
 Errors cross as what they are (class, code, status, sentence, details). A reader that has the class raises the same one; another raises
 the core's error of that status with the sentence, so that `except NotFound` holds either way. Traces and details of unexpected errors
