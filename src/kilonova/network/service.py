@@ -9,7 +9,7 @@ import msgspec
 from kilonova.core.bus import Bus
 from kilonova.core.config import Settings
 from kilonova.core.context import Context, service_context
-from kilonova.core.db import Database, Duplicate, Transaction
+from kilonova.core.db import Database, Duplicate, Transaction, attempts
 from kilonova.core.errors import Conflict, fail
 from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
@@ -27,7 +27,6 @@ from kilonova.network.store.rows import Stale
 from kilonova.network.store.tables import metadata
 
 T = TypeVar("T")
-RETRIES = 40
 POLL_S = 1.0
 GRACE_S = 5.0
 BEAT_WINDOW_S = 2.0
@@ -134,7 +133,7 @@ class NetworkService:
             made.append(w)
             return await body(w)
 
-        for _ in range(RETRIES):
+        async for _ in attempts(self.runtime):
             try:
                 result = await self.db.transact(run)
             except (Stale, Duplicate):

@@ -14,13 +14,12 @@ from kilonova.compute.model import Flavor
 from kilonova.compute.service import ComputeService
 from kilonova.compute.store import flavors
 from kilonova.core.context import Context
-from kilonova.core.db import Transaction
+from kilonova.core.db import Transaction, attempts
 from kilonova.core.errors import BadRequest, NotFound
 from kilonova.core.http import Reply, Request
 
 Value = Annotated[str, Meta(max_length=255)] | int | float
 _NAME = re.compile(r"^[a-zA-Z0-9\-_:. ]{1,255}$")
-RETRIES = 5
 
 
 class Create(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,7 +53,7 @@ async def _change(c: ComputeService, flavor_id: str, changes: dict[str, str], re
         specs = {k: v for k, v in {**flavor.extra_specs, **changes}.items() if k != remove}
         return await flavors.set_extra_specs(tx, flavor_id, flavor.extra_specs, specs)
 
-    for _ in range(RETRIES):
+    async for _ in attempts(c.runtime):
         if await c.api_db.transact(body):
             return
     raise BadRequest("The extra specs are being changed by others at the same moment; try again.")

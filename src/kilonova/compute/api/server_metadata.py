@@ -13,13 +13,12 @@ from kilonova.compute.ops.verbs import guard
 from kilonova.compute.service import ComputeService
 from kilonova.compute.store import server_items, servers
 from kilonova.core.context import Context
-from kilonova.core.db import Transaction
+from kilonova.core.db import Transaction, attempts
 from kilonova.core.errors import BadRequest, Conflict, Forbidden, NotFound
 from kilonova.core.http import Reply, Request
 
 Name = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9\-_:. ]*$")]
 Value = Annotated[str, Meta(max_length=255)]
-RETRIES = 10
 Metadata = dict[str, str]
 
 
@@ -50,7 +49,7 @@ async def change(
             return value
         return None
 
-    for _ in range(RETRIES):
+    async for _ in attempts(c.runtime):
         value = await c.cell_db.transact(body)
         if value is not None:
             return value

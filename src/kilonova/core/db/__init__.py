@@ -12,12 +12,13 @@ write that depends on it are one conditional UPDATE (look at its row count) or a
 rows has ORDER BY; a transaction awaits nothing but its own statements; times are integers (microseconds).
 """
 
+from kilonova.core.db.attempts import attempts
 from kilonova.core.db.facade import Database, Duplicate, Lost, OutcomeUnknown, Reader, Transaction, Unfit
 from kilonova.core.db.opening import open_database
 from kilonova.core.db.sqlite import SQLite
 from kilonova.core.db.statements import Json, Prepared, inserted, prepared
 
 __all__ = [
-    "Database", "Duplicate", "Json", "Lost", "OutcomeUnknown", "Prepared", "Reader", "SQLite", "Transaction", "Unfit", "inserted",
-    "open_database", "prepared",
+    "Database", "Duplicate", "Json", "Lost", "OutcomeUnknown", "Prepared", "Reader", "SQLite", "Transaction", "Unfit",
+    "attempts", "inserted", "open_database", "prepared",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from kilonova.core.context import Context
 from kilonova.core.db import Duplicate as DuplicateRow
-from kilonova.core.db import Transaction
+from kilonova.core.db import Transaction, attempts
 from kilonova.core.errors import Conflict, Forbidden
 from kilonova.core.http import Reply, Request
 from kilonova.identity.api import views
@@ -306,7 +306,7 @@ async def _retag(c: IdentityService, project_id: str, change: Callable[[tuple[st
         tags = change(project.tags)
         return msgspec.structs.replace(project, tags=tags) if await projects.set_tags(tx, project, tags) else None
 
-    for _ in range(10):
+    async for _ in attempts(c.runtime):
         done = await c.db.transact(write)
         if done is not None:
             return done

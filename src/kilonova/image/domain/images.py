@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from kilonova.core.context import Context
-from kilonova.core.db import Database, Duplicate, Reader, Transaction
+from kilonova.core.db import Database, Duplicate, Reader, Transaction, attempts
 from kilonova.core.errors import BadRequest
 from kilonova.core.runtime import Runtime
 from kilonova.image.contract import NewImage
@@ -14,8 +14,6 @@ from kilonova.image.domain.access import Allowed
 from kilonova.image.errors import Busy, Forbids, IdTaken, ImageNotFound, OwnerForbidden, TooManyProperties, TooManyTags
 from kilonova.image.model import Image, ListQuery
 from kilonova.image.store import images, members
-
-ATTEMPTS = 10
 
 
 class Quotas(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +108,7 @@ async def change(
         done = await images.replace(tx, image, changed)
         return msgspec.structs.replace(changed, revision=image.revision + 1), done
 
-    for _ in range(ATTEMPTS):
+    async for _ in attempts(runtime):
         image, done = await db.transact(body)
         if done:
             return image
