@@ -149,34 +149,34 @@ def sentence(body: bytes) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
 
-class _Named(msgspec.Struct):
+class _Named(msgspec.Struct, frozen=True):
     id: str = ""
     name: str = ""
 
 
-class _Endpoint(msgspec.Struct):
+class _Endpoint(msgspec.Struct, frozen=True):
     interface: str
     url: str
     region_id: str | None = None
 
 
-class _Service(msgspec.Struct):
+class _Service(msgspec.Struct, frozen=True):
     type: str
     endpoints: list[_Endpoint] = []
 
 
-class _Scope(msgspec.Struct):
+class _Scope(msgspec.Struct, frozen=True):
     id: str = ""
     domain: _Named = _Named()
 
 
-class _Token(msgspec.Struct):
+class _Token(msgspec.Struct, frozen=True):
     expires_at: str
     project: _Scope = _Scope()
     catalog: list[_Service] = []
 
 
-class _Issued(msgspec.Struct):
+class _Issued(msgspec.Struct, frozen=True):
     token: _Token
 
 

@@ -26,22 +26,22 @@ _TOKEN = re.compile(r"[!-~]+")
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
-class _Domain(msgspec.Struct):
+class _Domain(msgspec.Struct, frozen=True):
     id: str | None = None
     name: str | None = None
 
 
-class _Owned(msgspec.Struct):
+class _Owned(msgspec.Struct, frozen=True):
     id: str
     name: str
     domain: _Domain = _Domain()
 
 
-class _Role(msgspec.Struct):
+class _Role(msgspec.Struct, frozen=True):
     name: str
 
 
-class _Token(msgspec.Struct):
+class _Token(msgspec.Struct, frozen=True):
     user: _Owned
     expires_at: str
     project: _Owned | None = None
@@ -52,15 +52,15 @@ class _Token(msgspec.Struct):
     audit_ids: list[str] = []
 
 
-class _Validated(msgspec.Struct):
+class _Validated(msgspec.Struct, frozen=True):
     token: _Token
 
 
-class _Project(msgspec.Struct):
+class _Project(msgspec.Struct, frozen=True):
     id: str
 
 
-class _Projects(msgspec.Struct):
+class _Projects(msgspec.Struct, frozen=True):
     projects: list[_Project]
 
 

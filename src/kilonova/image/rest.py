@@ -41,7 +41,7 @@ _BY_STATUS: dict[int, type[errors.Error]] = {
 }
 
 
-class _Document(msgspec.Struct):
+class _Document(msgspec.Struct, frozen=True):
     """What every image of a v2 API has."""
 
     id: str
@@ -65,11 +65,11 @@ class _Document(msgspec.Struct):
     tags: tuple[str, ...] = ()
 
 
-class _Page(msgspec.Struct):
+class _Page(msgspec.Struct, frozen=True):
     images: list[msgspec.Raw]
 
 
-class _Member(msgspec.Struct):
+class _Member(msgspec.Struct, frozen=True):
     member_id: str
 
 
