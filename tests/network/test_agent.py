@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from kilonova.network import rpc
+from kilonova.network.agent.agent import OtherSession
 from kilonova.network.store.tables import hosts
 
 from .conftest import World, allocate
@@ -144,6 +145,32 @@ def test_a_port_bound_before_its_host_was_known_is_bound_after_all(run: Run) -> 
         await w.settle()
         now = await admin.get("ports", port["id"])
         assert (now["binding:vif_type"], now["status"]) == ("bridge", "ACTIVE")
+
+    run(story)
+
+
+def test_a_command_that_overtakes_its_state_waits_for_it(run: Run) -> None:
+    """Over a broker the reply with the state and a command sent after it travel on different ways."""
+
+    async def story(w: World) -> None:
+        driver = await w.host("h1")
+        agent, net, ctx = w.agents["h1"], await w.client().network(), w.ctx()
+        (nic,) = await w.service.allocate(ctx, allocate("s1", "h1", net["id"]))
+        await w.service.wait_wired(ctx, "s1", 5)
+        address = rpc.agent_address("h1")
+        async with agent._gate.alone():
+            told = w.service.dispatcher.whole("h1")
+            early = rpc.Unplug(port_id=nic.port_id, session=told.session)
+            late = rpc.Unplug(port_id=nic.port_id, session=agent._session)
+            waiting = w.service.tasks.start("a command before its state", w.bus.call(address, early))
+            await w.runtime.sleep(0.01)
+            agent._generation += 1
+            agent._session = told.session
+            await driver.sync(told)
+        await waiting
+        assert not driver.state.ports
+        with pytest.raises(OtherSession):
+            await w.bus.call(address, late)
 
     run(story)
 

@@ -5,6 +5,8 @@ moment, so that a storm of boots becomes few messages: for `window_s`, and the l
 share of the process. A host that does not answer is left alone until its agent asks for its state.
 """
 
+import msgspec
+
 from kilonova.core.bus import Bus
 from kilonova.core.errors import Error
 from kilonova.core.log import Log
@@ -32,6 +34,7 @@ class Dispatcher:
         """Hosts whose agents take commands -> how often they have asked for their state."""
         self.sent = 0
         self._asked = 0
+        self._life = runtime.uuid_hex()[:8]
         self._sending: dict[str, None] = {}
         self._collecting = False
         self._round_began: float | None = None
@@ -73,12 +76,12 @@ class Dispatcher:
                 for stage in order.stages:
                     if self.online.get(host) != epoch:
                         return
-                    await self._stage(host, stage)
+                    await self._stage(host, stage, self._session(epoch))
         except Exception as error:
             if self.online.get(host) == epoch:
                 self.online.pop(host, None)
-            log = self.log.warning if isinstance(error, Error) else self.log.error
-            log("host does not take commands; it is synchronised when it is back", host=host, error=error)
+                log = self.log.warning if isinstance(error, Error) else self.log.error
+                log("host does not take commands; it is synchronised when it is back", host=host, error=error)
         finally:
             self._sending.pop(host, None)
             if not self._sending and self._round_began is not None:
@@ -86,8 +89,12 @@ class Dispatcher:
             if self.online.get(host) not in (None, epoch):
                 self.kick()
 
-    async def _stage(self, host: str, stage: tuple[rpc.Command, ...]) -> None:
+    def _session(self, epoch: int | None) -> str:
+        return f"{self._life}-{epoch}"
+
+    async def _stage(self, host: str, stage: tuple[rpc.Command, ...], session: str) -> None:
         address = rpc.agent_address(host)
+        stage = tuple(msgspec.structs.replace(command, session=session) for command in stage)
         self.sent += len(stage)
         if len(stage) == 1:
             await self.bus.call(address, stage[0], CALL_TIMEOUT_S)
@@ -101,4 +108,4 @@ class Dispatcher:
         self.online[host] = self._asked
         state = self.topology.told(host)
         self.kick()
-        return state
+        return msgspec.structs.replace(state, session=self._session(self._asked))

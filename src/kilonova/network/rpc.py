@@ -174,13 +174,22 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     peers: tuple[Peer, ...] = ()
     security_groups: tuple[SecurityGroup, ...] = ()
     routers: tuple[Router, ...] = ()
+    session: str = ""
+    """Names this telling of the state."""
 
 
-class Sync(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Ordered(msgspec.Struct, frozen=True, kw_only=True):
+    """What all commands carry: the `session` of the HostState that they change. Over a broker a command may overtake the state it belongs
+    to; the agent keeps it until it has that state, and refuses one that belongs to another."""
+
+    session: str = ""
+
+
+class Sync(Ordered, frozen=True, kw_only=True, tag=True):
     state: HostState
 
 
-class Plug(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Plug(Ordered, frozen=True, kw_only=True, tag=True):
     """`groups` are the port's groups and the groups that their rules name as remote."""
 
     port: Port
@@ -189,48 +198,48 @@ class Plug(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     groups: tuple[SecurityGroup, ...] = ()
 
 
-class Unplug(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Unplug(Ordered, frozen=True, kw_only=True, tag=True):
     port_id: str
 
 
-class PutNetwork(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class PutNetwork(Ordered, frozen=True, kw_only=True, tag=True):
     network: Network
     subnets: tuple[Subnet, ...] = ()
 
 
-class DeleteNetwork(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class DeleteNetwork(Ordered, frozen=True, kw_only=True, tag=True):
     network_id: str
 
 
-class PutRouter(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class PutRouter(Ordered, frozen=True, kw_only=True, tag=True):
     router: Router
 
 
-class DeleteRouter(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class DeleteRouter(Ordered, frozen=True, kw_only=True, tag=True):
     router_id: str
 
 
-class PutGroup(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class PutGroup(Ordered, frozen=True, kw_only=True, tag=True):
     group: SecurityGroup
 
 
-class DeleteGroup(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class DeleteGroup(Ordered, frozen=True, kw_only=True, tag=True):
     group_id: str
 
 
-class PutRemotePorts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class PutRemotePorts(Ordered, frozen=True, kw_only=True, tag=True):
     """Replaces what was known of the same (network, MAC)."""
 
     remote_ports: tuple[RemotePort, ...]
 
 
-class DeleteRemotePorts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class DeleteRemotePorts(Ordered, frozen=True, kw_only=True, tag=True):
     """Pairs of network id and MAC."""
 
     keys: tuple[tuple[str, str], ...]
 
 
-class PutPeers(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class PutPeers(Ordered, frozen=True, kw_only=True, tag=True):
     """The whole list of other hosts, replacing the one before."""
 
     peers: tuple[Peer, ...]

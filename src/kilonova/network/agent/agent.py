@@ -2,7 +2,8 @@
 
 It asks for the whole desired state when it starts, every few minutes, after a command has failed, and when it is told to; between, commands
 bring changes. Commands of one stage run side by side; a synchronisation runs alone. Commands that were waiting when a whole state arrived
-are part of that state and are passed over.
+are part of that state and are passed over. Over a broker a command may arrive before the state that it changes: each names the session of
+its state.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from kilonova.core.bus import Bus
-from kilonova.core.errors import Error
+from kilonova.core.errors import Conflict, Error
 from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
@@ -19,6 +20,11 @@ from kilonova.network.drivers import Driver, DriverError
 
 RETRY_S = 2.0
 RETRY_MAX_S = 60.0
+
+
+class OtherSession(Conflict):
+    code = "network.other_session"
+    title = "The agent of {host} was told its state in another session; it is synchronised when it asks again."
 
 
 class NetworkAgent:
@@ -52,6 +58,7 @@ class NetworkAgent:
         self._reporting = False
         self._sync_due = False
         self._generation = 0
+        self._session = ""
         self._gate = _Gate()
 
     # ---- life
@@ -100,6 +107,7 @@ class NetworkAgent:
                 await self.bus.call(rpc.FACTS, hello)
                 state = await self.bus.call(rpc.FACTS, rpc.StateWanted(host=self.host))
                 self._generation += 1
+                self._session = state.session
                 done = await self.driver.sync(state)
             except Exception as error:
                 log = self.log.warning if isinstance(error, (DriverError, Error)) else self.log.error
@@ -139,7 +147,9 @@ class NetworkAgent:
         async def handle(message: Any) -> None:
             arrived = self._generation
             async with self._gate.shared():
-                if arrived != self._generation:
+                if message.session and message.session != self._session:
+                    raise OtherSession(host=self.host)
+                if not message.session and arrived != self._generation:
                     return
                 try:
                     fact = await run(message)
