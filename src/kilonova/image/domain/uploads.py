@@ -169,6 +169,7 @@ class Uploads:
             else:
                 done = await images.land(tx, image.id, token, content, HASH, now)
             if done and self.quotas.storage_bytes and image.owner is not None:
+                await images.count_behind(tx, image.owner)
                 used = await images.used_bytes(tx, image.owner)
                 if used > self.quotas.storage_bytes:
                     raise StorageQuota(size=content.size, remaining=self.quotas.storage_bytes - used + content.size)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from kilonova.core.db import Duplicate, Prepared, Reader, Transaction, inserted, prepared
 from kilonova.image.model import Content, Image, ListQuery
 from kilonova.image.states import IMAGE
-from kilonova.image.store.tables import graves, images, members, properties, tags
+from kilonova.image.store.tables import graves, images, members, owners, properties, tags
 
 _FIELDS = Image.__struct_fields__
 _COLUMNS = [images.c[name] for name in _FIELDS]
@@ -102,6 +102,9 @@ _STATUSES = prepared(
 _USED = prepared(
     sa.select(sa.func.coalesce(sa.func.sum(images.c.size), 0)).where(images.c.owner == _bind("owner"), images.c.size.is_not(None))
 )
+
+_LANDING = prepared(sa.update(owners).where(owners.c.owner == _bind("key")).values(landings=owners.c.landings + _bind("one")))
+_FIRST_LANDING = inserted(owners)
 
 
 def image_of(row: Sequence[Any]) -> Image:
@@ -201,6 +204,16 @@ async def unfinished(reader: Reader) -> list[Image]:
 async def statuses(reader: Reader, ids: Sequence[str]) -> dict[str, tuple[str, bool]]:
     """id -> (status, whether bytes are staged), of those that exist."""
     return {row[0]: (row[1], row[2] is not None) for row in await reader.all(_STATUSES, {"ids": list(ids)})}
+
+
+async def count_behind(tx: Transaction, owner: str) -> None:
+    """Until this transaction ends no other lands bytes of this owner, so that a sum read now is exact."""
+    values = {"key": owner, "one": 1}
+    if not await tx.run(_LANDING, values):
+        try:
+            await tx.run(_FIRST_LANDING, {"owner": owner, "landings": 1})
+        except Duplicate:
+            await tx.run(_LANDING, values)
 
 
 async def used_bytes(reader: Reader, owner: str) -> int:

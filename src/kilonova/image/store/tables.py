@@ -82,6 +82,10 @@ tasks = sa.Table(
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Column("expires_at", sa.BigInteger, nullable=False),
 )
+owners = sa.Table(
+    "image_owners", metadata, sa.Column("owner", PROJECT, primary_key=True), sa.Column("landings", sa.BigInteger, nullable=False)
+)
+"""One row is what uploads of one owner are counted behind: its update is the lock under which the storage quota is summed."""
 graves = sa.Table(
     "image_graves", metadata, sa.Column("image_id", ID, primary_key=True), sa.Column("deleted_at", sa.BigInteger, nullable=False)
 )
