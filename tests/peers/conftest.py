@@ -51,6 +51,6 @@ def ours_on_theirs(keystone: Keystone, glance: Glance, tmp_path_factory: pytest.
 
 @pytest.fixture(scope="session")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ours]:
-    """Our identity alone, with tokens that last a minute."""
-    with Ours(tmp_path_factory.mktemp("identity"), ("identity",), {"token": {"expiration": "60"}}) as program:
+    """Our identity alone, with tokens that end soon."""
+    with Ours(tmp_path_factory.mktemp("identity"), ("identity",), {"token": {"expiration": running.LIFE_S}}) as program:
         yield program

@@ -21,6 +21,8 @@ PORTS = {"identity": 5000, "image": 9292, "placement": 8778, "compute": 8774, "m
 ADMIN_PASSWORD = "admin-of-tests"
 SERVICE_PASSWORD = "service-of-tests"
 START_S = 60.0
+LIFE_S = 20
+"""Of the tokens of our own identity in these tests."""
 
 
 def free_port() -> int:
