@@ -90,6 +90,7 @@ class MariaDB:
     name = "MariaDB"
     aborts = False
     begin = "START TRANSACTION"
+    lock = "SELECT GET_LOCK('{name}', 5)"
     clock = "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"
 
     def __init__(self, url: Url, *, connect_timeout: float = 5, statement_timeout: float = 60, lock_timeout: float = 10) -> None:

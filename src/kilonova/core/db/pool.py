@@ -66,6 +66,8 @@ class Driver(Protocol):
     begin: str
     clock: str
     """A SELECT of the server's time in microseconds."""
+    lock: str
+    """A SELECT that takes the lock {name} until the connection ends; its answer is false when another holds it."""
 
     async def connect(self, host: str, port: int) -> Wire: ...
 

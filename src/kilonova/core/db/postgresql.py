@@ -95,6 +95,7 @@ class PostgreSQL:
     name = "PostgreSQL"
     aborts = True
     begin = "BEGIN"
+    lock = "SELECT pg_try_advisory_lock(hashtext('{name}'))"
     clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
     def __init__(self, url: Url, *, connect_timeout: float = 5, statement_timeout: float = 60, lock_timeout: float = 10) -> None:

@@ -5,7 +5,8 @@ serialisation failure, lock timeout, a certification failure of Galera) and when
 it breaks during COMMIT nobody knows; that is `OutcomeUnknown`, and never tried again, unless the body wrote nothing.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -288,6 +289,18 @@ class Server:
             self.pool.drop(link, broken=isinstance(error, Exception) and self.driver.trouble(error) is Trouble.GONE)
             raise
         self.pool.give(link)
+
+    @asynccontextmanager
+    async def alone(self, name: str) -> AsyncIterator[None]:
+        """While this is open no other process of ours is inside the same name on this server. Its connection breaks: so does the lock."""
+        link = await self._link()
+        try:
+            while not (await link.wire.all(self.driver.lock.format(name=name), ()))[0][0]:
+                self.log.info(f"waiting for another process that holds {name}")
+                await self.runtime.sleep(1)
+            yield
+        finally:
+            self.pool.drop(link)
 
     async def stop(self) -> None:
         await self.pool.stop()

@@ -1,0 +1,138 @@
+"""First."""
+
+import sqlalchemy as sa
+from alembic import op
+
+
+def upgrade() -> None:
+    op.create_table(
+        "compute_cell_operations",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("verb", sa.String(length=64), nullable=False),
+        sa.Column("resource_id", sa.String(length=36), nullable=False),
+        sa.Column("args", sa.Text(), nullable=False),
+        sa.Column("ctx", sa.Text(), nullable=False),
+        sa.Column("step", sa.String(length=64), nullable=False),
+        sa.Column("owner", sa.String(length=64), nullable=False),
+        sa.Column("lease_until", sa.BigInteger(), nullable=False),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(op.f("ix_compute_cell_operations_resource_id"), "compute_cell_operations", ["resource_id"], unique=False)
+    op.create_table(
+        "compute_daemons",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("binary", sa.String(length=64), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("disabled", sa.Boolean(), nullable=False),
+        sa.Column("disabled_reason", sa.Text(), nullable=True),
+        sa.Column("seen_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("binary", "host", name="uq_compute_daemons"),
+        sa.UniqueConstraint("number"),
+    )
+    op.create_table(
+        "compute_hosts",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("hypervisor_hostname", sa.String(length=255), nullable=False),
+        sa.Column("hypervisor_type", sa.String(length=255), nullable=False),
+        sa.Column("hypervisor_version", sa.Integer(), nullable=False),
+        sa.Column("vcpus", sa.Integer(), nullable=False),
+        sa.Column("ram_mb", sa.Integer(), nullable=False),
+        sa.Column("disk_gb", sa.Integer(), nullable=False),
+        sa.Column("cpu_info", sa.Text(), nullable=False),
+        sa.Column("host_ip", sa.String(length=45), nullable=False),
+        sa.Column("availability_zone", sa.String(length=255), nullable=False),
+        sa.Column("disabled", sa.Boolean(), nullable=False),
+        sa.Column("disabled_reason", sa.Text(), nullable=True),
+        sa.Column("forced_down", sa.Boolean(), nullable=False),
+        sa.Column("seen_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("host"),
+        sa.UniqueConstraint("number"),
+    )
+    op.create_table(
+        "instance_action_events",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("action_id", sa.String(length=36), nullable=False),
+        sa.Column("event", sa.String(length=255), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=True),
+        sa.Column("start_at", sa.BigInteger(), nullable=False),
+        sa.Column("finish_at", sa.BigInteger(), nullable=True),
+        sa.Column("result", sa.String(length=16), nullable=True),
+        sa.Column("details", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(op.f("ix_instance_action_events_action_id"), "instance_action_events", ["action_id"], unique=False)
+    op.create_table(
+        "instance_actions",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("server_id", sa.String(length=36), nullable=False),
+        sa.Column("action", sa.String(length=255), nullable=False),
+        sa.Column("request_id", sa.String(length=48), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=True),
+        sa.Column("project_id", sa.String(length=64), nullable=True),
+        sa.Column("start_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_instance_actions_server", "instance_actions", ["server_id", "start_at"], unique=False)
+    op.create_table(
+        "servers",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("revision", sa.BigInteger(), nullable=False),
+        sa.Column("generation", sa.BigInteger(), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("hostname", sa.String(length=255), nullable=False),
+        sa.Column("description", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("launched_at", sa.BigInteger(), nullable=True),
+        sa.Column("terminated_at", sa.BigInteger(), nullable=True),
+        sa.Column("deleted", sa.Boolean(), nullable=False),
+        sa.Column("state", sa.String(length=32), nullable=False),
+        sa.Column("task", sa.String(length=48), nullable=True),
+        sa.Column("power_state", sa.Integer(), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=True),
+        sa.Column("node", sa.String(length=255), nullable=True),
+        sa.Column("availability_zone", sa.String(length=255), nullable=True),
+        sa.Column("pinned_availability_zone", sa.String(length=255), nullable=True),
+        sa.Column("flavor", sa.Text(), nullable=False),
+        sa.Column("image_id", sa.String(length=36), nullable=True),
+        sa.Column("image_properties", sa.Text(), nullable=False),
+        sa.Column("key_name", sa.String(length=255), nullable=True),
+        sa.Column("public_key", sa.Text(), nullable=True),
+        sa.Column("metadata", sa.Text(), nullable=False),
+        sa.Column("tags", sa.Text(), nullable=False),
+        sa.Column("access_ip_v4", sa.String(length=45), nullable=True),
+        sa.Column("access_ip_v6", sa.String(length=45), nullable=True),
+        sa.Column("config_drive", sa.Boolean(), nullable=False),
+        sa.Column("user_data", sa.Text(), nullable=True),
+        sa.Column("security_groups", sa.Text(), nullable=False),
+        sa.Column("nics", sa.Text(), nullable=False),
+        sa.Column("scheduler_hints", sa.Text(), nullable=False),
+        sa.Column("scheduling", sa.Text(), nullable=False),
+        sa.Column("reservation_id", sa.String(length=32), nullable=False),
+        sa.Column("launch_index", sa.Integer(), nullable=False),
+        sa.Column("disk_config", sa.String(length=8), nullable=False),
+        sa.Column("locked_by", sa.String(length=8), nullable=True),
+        sa.Column("locked_reason", sa.Text(), nullable=True),
+        sa.Column("fault", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("number"),
+    )
+    op.create_index("ix_servers_created", "servers", ["deleted", "created_at", "id"], unique=False)
+    op.create_index("ix_servers_host", "servers", ["host", "deleted"], unique=False)
+    op.create_index("ix_servers_project", "servers", ["project_id", "deleted", "created_at", "id"], unique=False)
+    op.create_index("ix_servers_updated", "servers", ["updated_at"], unique=False)

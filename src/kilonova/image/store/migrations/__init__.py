@@ -1,0 +1,6 @@
+"""The history of image's tables: one module a revision. docs/internals/database.md says how to add one."""
+
+from kilonova.core.db.schema import History
+from kilonova.image.store.tables import metadata
+
+HISTORY = History(service="image", metadata=metadata, package=__name__, head=1, compatible_back_to=1)
