@@ -178,7 +178,8 @@ async def measure(url: str, calls: int, abreast: int, runs: int) -> bool:
             rates.append(await many(once, calls, abreast))
     for kind, (times, rates) in measured.items():
         p50, p99 = statistics.median(times), statistics.quantiles(times, n=100)[98]
-        print(f"{kind:<10} alone p50 {p50:6.2f} ms  p99 {p99:6.2f} ms   {abreast} abreast {statistics.median(rates):7.0f}/s")
+        rate = statistics.median(rates)
+        print(f"{kind:<10} alone p50 {p50:6.2f} ms  p99 {p99:6.2f} ms   {abreast} abreast {rate:7.0f}/s")
     p50 = statistics.median(measured["kilonova"][0])
     share = statistics.median(measured["kilonova"][1]) / statistics.median(measured["bare"][1])
     good = p50 <= 3.0 and share >= 0.5
