@@ -17,13 +17,14 @@ from kilonova.compute.edge import edge as compute_edge
 from kilonova.compute.ops.register import register as register_compute
 from kilonova.compute.policies import RULES as COMPUTE_RULES
 from kilonova.compute.service import ComputeService
-from kilonova.compute.store import api_tables, cell_tables
+from kilonova.compute.store.migrations.api import HISTORY as COMPUTE_API_TABLES
+from kilonova.compute.store.migrations.cell import HISTORY as COMPUTE_CELL_TABLES
 from kilonova.core import config as config_module
 from kilonova.core import files, plugins
 from kilonova.core.bus import InProcessBus
 from kilonova.core.config import Settings
 from kilonova.core.context import service_context
-from kilonova.core.db import Database, SQLite, open_database
+from kilonova.core.db import Database, SQLite, open_database, schema
 from kilonova.core.db.config import DATABASE_OPTIONS
 from kilonova.core.edge import Authenticate, Edge
 from kilonova.core.log import Log, Sink
@@ -36,6 +37,7 @@ from kilonova.identity.domain.bootstrap import ServiceEntry
 from kilonova.identity.edge import edge as identity_edge
 from kilonova.identity.policies import RULES as IDENTITY_RULES
 from kilonova.identity.service import IdentityService
+from kilonova.identity.store.migrations import HISTORY as IDENTITY_TABLES
 from kilonova.image import config as image_config
 from kilonova.image.contract import Images
 from kilonova.image.drivers import Store
@@ -43,6 +45,7 @@ from kilonova.image.drivers import load as load_store
 from kilonova.image.edge import edge as image_edge
 from kilonova.image.policies import RULES as IMAGE_RULES
 from kilonova.image.service import ImageService
+from kilonova.image.store.migrations import HISTORY as IMAGE_TABLES
 from kilonova.metadata import config as metadata_config
 from kilonova.metadata.app import MetadataApp
 from kilonova.metadata.service import MetadataService
@@ -54,10 +57,12 @@ from kilonova.network.edge import edge as network_edge
 from kilonova.network.policies import RULES as NETWORK_RULES
 from kilonova.network.rpc import MetadataReply, MetadataRequest
 from kilonova.network.service import NetworkService
+from kilonova.network.store.migrations import HISTORY as NETWORK_TABLES
 from kilonova.placement import config as placement_config
 from kilonova.placement.edge import edge as placement_edge
 from kilonova.placement.policies import RULES as PLACEMENT_RULES
 from kilonova.placement.service import PlacementService
+from kilonova.placement.store.migrations import HISTORY as PLACEMENT_TABLES
 
 PORTS = {"identity": 5000, "image": 9292, "placement": 8778, "compute": 8774, "metadata": 8775, "network": 9696}
 CATALOG = {
@@ -77,6 +82,15 @@ OPTIONS: tuple[config_module.Options, ...] = (
     POLICY_OPTIONS,
     DATABASE_OPTIONS,
 )
+
+HISTORIES = {
+    "identity": (IDENTITY_TABLES,),
+    "image": (IMAGE_TABLES,),
+    "placement": (PLACEMENT_TABLES,),
+    "network": (NETWORK_TABLES,),
+    "compute": (COMPUTE_API_TABLES, COMPUTE_CELL_TABLES),
+}
+"""The tables of each service, in the order that they are made and copied in."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -442,15 +456,12 @@ class Cloud:
     # ---- lifetime
 
     async def create_tables(self) -> None:
-        """What is missing of every service of this process."""
-        tables: list[Any] = []
-        for service in (self.identity, self.image, self.placement, self.network):
-            if service is not None:
-                tables.append(service.metadata)
-        if self.compute is not None:
-            tables += [api_tables.metadata, cell_tables.metadata]
-        for metadata in tables:
-            await self.db.create(metadata)
+        """What is missing of every service of this process, and what newer releases have added. Raises TooOld."""
+        mine = {
+            "identity": self.identity, "image": self.image, "placement": self.placement, "network": self.network, "compute": self.compute,
+        }  # fmt: skip
+        for told in await schema.sync(self.db, [h for name, service in mine.items() if service is not None for h in HISTORIES[name]]):
+            self.log.info(f"database: {told}")
 
     async def start(self, passwords: Mapping[str, str]) -> None:
         """passwords: of the users that a new cloud gets (admin, demo). Later starts leave users alone."""

@@ -287,8 +287,10 @@ def failure_of(error: Exception, state: StateDir) -> Failure:
         return error
     if isinstance(error, (PortTaken, ConfigError, UnknownPlugin)):
         return Failure(plain(str(error)))
-    if isinstance(error, errors.Error):
+    if isinstance(error, errors.Error) and not isinstance(error, Lost):
         return Failure(error.message, error.advice)
+    if isinstance(error, Lost) and "://" in str(error):
+        return Failure(f"The database cannot be used: {error}.", "Is its server running? [database] connection names it.")
     if isinstance(error, (sqlite3.DatabaseError, Lost)):
         return Failure(
             f"The database {state.database} cannot be used: {error}.",
