@@ -21,6 +21,7 @@ from kilonova.core.log import Log, request_id
 from kilonova.core.runtime import Runtime
 
 T = TypeVar("T")
+Query = Mapping[str, str | list[str]] | None
 Authenticate = Callable[[str, str | None], Awaitable[Context]]
 MAX_ANSWER = 16 << 20
 """Bytes of the longest JSON document that is read."""
@@ -81,14 +82,14 @@ class Peer:
         await self._client.aclose()
 
     async def ask(
-        self, method: str, path: str, headers: Mapping[str, str], *, body: Any = None, kind: str = "application/json", **query: Any
+        self, method: str, path: str, headers: Mapping[str, str], *, body: Any = None, kind: str = "application/json", query: Query = None
     ) -> Answer:
         """A request with a small answer. `body` is JSON-encodable, or a stream of bytes that is sent in chunks. What changes something
         is sent once."""
         once = method not in ("GET", "HEAD")
         for attempt in (1, 2):
             try:
-                async with self.stream(method, path, headers, body=body, kind=kind, **query) as reply:
+                async with self.stream(method, path, headers, body=body, kind=kind, query=query) as reply:
                     return Answer(reply.status_code, reply.headers, await _whole(reply))
             except errors.Unavailable:
                 if once or attempt == 2:
@@ -97,7 +98,7 @@ class Peer:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, path: str, headers: Mapping[str, str], *, body: Any = None, kind: str = "application/json", **query: Any
+        self, method: str, path: str, headers: Mapping[str, str], *, body: Any = None, kind: str = "application/json", query: Query = None
     ) -> AsyncIterator[httpx.Response]:
         """The answer while it comes; a breakdown while it is read is Unavailable too."""
         content = body if body is None or isinstance(body, AsyncIterator) else msgspec.json.encode(body)

@@ -8,6 +8,7 @@ all others are answered with 503.
 import asyncio
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from kilonova.core.config import Settings
 from kilonova.core.context import Context
 from kilonova.core.errors import Error, NotFound, Unauthorized, Unavailable
 from kilonova.core.log import Log
-from kilonova.core.rest import Answer, Login, Peer, ServiceToken, sentence
+from kilonova.core.rest import Answer, Login, Peer, Query, ServiceToken, sentence
 from kilonova.core.runtime import Runtime
 
 MAX_TOKEN = 16384
@@ -115,7 +116,7 @@ class RestIdentity:
         """Of a project in our service user's project's domain. Raises NotFound."""
         await self.service_token.get()
         domain_id = self.service_token.domain_id
-        answer = await self._ask("GET", "/projects", name=name, domain_id=domain_id)
+        answer = await self._ask("GET", "/projects", query={"name": name, "domain_id": domain_id})
         if answer.status != 200:
             raise self._unexpected(answer)
         found = answer.json(_Projects).projects
@@ -166,10 +167,10 @@ class RestIdentity:
     async def _validate(self, token: str, digest: bytes, expired: bool) -> Context:
         began = self.runtime.now_us()
         until = began + max(self.settings.token_cache_time, 0) * 1_000_000
-        query = {"allow_expired": "1"} if expired else {}
+        query = {"nocatalog": "1", **({"allow_expired": "1"} if expired else {})}
         # The catalog of the client's token is of no use here. A token with access rules is told only to those who say that they obey
         # such rules (OpenStack-Identity-Access-Rules); we do not, so it stays unknown to us.
-        answer = await self._ask("GET", "/auth/tokens", {"x-subject-token": token}, nocatalog="1", **query)
+        answer = await self._ask("GET", "/auth/tokens", {"x-subject-token": token}, query)
         if answer.status == 200:
             try:
                 ctx = context_of(answer.json(_Validated).token)
@@ -184,13 +185,13 @@ class RestIdentity:
             raise Unauthorized
         raise self._unexpected(answer)
 
-    async def _ask(self, method: str, path: str, headers: dict[str, str] | None = None, **query: str) -> Answer:
+    async def _ask(self, method: str, path: str, headers: Mapping[str, str] = {}, query: Query = None) -> Answer:
         """With our own token; when Keystone refuses that, once more with a new one."""
         mine = await self.service_token.get()
-        answer = await self.peer.ask(method, path, {"x-auth-token": mine, **(headers or {})}, **query)
+        answer = await self.peer.ask(method, path, {"x-auth-token": mine, **headers}, query=query)
         if answer.status == 401:
             mine = await self.service_token.renew(mine)
-            answer = await self.peer.ask(method, path, {"x-auth-token": mine, **(headers or {})}, **query)
+            answer = await self.peer.ask(method, path, {"x-auth-token": mine, **headers}, query=query)
         return answer
 
     def _unexpected(self, answer: Answer) -> Unavailable:

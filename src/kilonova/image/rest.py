@@ -16,7 +16,7 @@ from kilonova.core.config import Settings
 from kilonova.core.context import Context
 from kilonova.core.errors import Unauthorized, Unavailable
 from kilonova.core.log import Log
-from kilonova.core.rest import Answer, CallerTokens, Peer, ServiceToken, sentence
+from kilonova.core.rest import Answer, CallerTokens, Peer, Query, ServiceToken, sentence
 from kilonova.core.runtime import Runtime
 from kilonova.image.contract import ImageFilters, ImageInfo, NewImage
 from kilonova.image.drivers import local
@@ -121,15 +121,18 @@ class RestImages:
         if self._judges(ctx) and not ctx.is_admin:
             # Rare, since lists are asked for by users: what a service may see is narrowed to what the user may.
             query["owner"] = ctx.project_id or "nobody"
-        answer = self._checked(await self._ask(ctx, "GET", "/v2/images", **query), filters.marker or "")
+        answer = self._checked(await self._ask(ctx, "GET", "/v2/images", query=query), filters.marker or "")
         return [info_of(bytes(raw)) for raw in answer.json(_Page).images]
 
     async def create(self, ctx: Context, new: NewImage) -> str:
         for name in new.properties:
             _check_name(name)
         owner = new.owner or ctx.project_id
-        if self._judges(ctx) and not ctx.is_admin and (owner != ctx.project_id or new.visibility == "public"):
-            raise Forbids(rule="publicize_image" if new.visibility == "public" else "add_image")
+        if self._judges(ctx) and not ctx.is_admin:
+            if "member" not in ctx.roles or owner != ctx.project_id:
+                raise Forbids(rule="add_image")
+            if new.visibility == "public":
+                raise Forbids(rule="publicize_image")
         body: dict[str, Any] = {name: getattr(new, name) for name in (*_ATTRIBUTES, "id") if getattr(new, name, None) is not None}
         body |= {"tags": new.tags, **{name: value for name, value in new.properties.items() if name not in _NO_PROPERTIES}}
         if owner is not None and (new.owner or self._judges(ctx)):
@@ -212,7 +215,7 @@ class RestImages:
         if offset or length is not None:
             headers = {**headers, "range": f"bytes={offset}-{'' if length is None else offset + length - 1}"}
         skip, left = offset, length
-        async with peer.stream("GET", f"{_path(image_id)}/file", {**headers, "accept": _OCTETS}) as reply:
+        async with peer.stream("GET", f"{_path(image_id)}/file", {**headers, "accept": _OCTETS, "accept-encoding": "identity"}) as reply:
             if reply.status_code in (204, 416):
                 return
             if reply.status_code not in (200, 206):
@@ -262,13 +265,15 @@ class RestImages:
 
     async def _changeable(self, ctx: Context, image_id: str, rule: str) -> ImageInfo:
         image = await self.get(ctx, image_id)
-        if self._judges(ctx) and not ctx.is_admin and image.owner != ctx.project_id:
+        if self._judges(ctx) and not ctx.is_admin and (image.owner != ctx.project_id or "member" not in ctx.roles):
             raise Forbids(rule=rule)
         return image
 
     async def _may_download(self, ctx: Context, image_id: str) -> None:
         if self._judges(ctx) and not ctx.is_admin:
             await self.get(ctx, image_id)
+            if "member" not in ctx.roles:
+                raise Forbids(rule="download_image")
 
     # ---- asking
 
@@ -288,14 +293,16 @@ class RestImages:
         mine, theirs = await self._mine.get(), self._callers.of(ctx)
         return self._peer, {"x-auth-token": mine} if theirs is None else {"x-auth-token": theirs, "x-service-token": mine}
 
-    async def _ask(self, ctx: Context, method: str, path: str, *, body: Any = None, kind: str = "application/json", **query: Any) -> Answer:
+    async def _ask(
+        self, ctx: Context, method: str, path: str, *, body: Any = None, kind: str = "application/json", query: Query = None
+    ) -> Answer:
         """When a token is refused: once more with a new one of ours."""
         peer, headers = await self._peer_and_headers(ctx)
-        answer = await peer.ask(method, path, headers, body=body, kind=kind, **query)
+        answer = await peer.ask(method, path, headers, body=body, kind=kind, query=query)
         if answer.status == 401:
             await self._mine.renew(headers.get("x-service-token") or headers["x-auth-token"])
             peer, headers = await self._peer_and_headers(ctx)
-            answer = await peer.ask(method, path, headers, body=body, kind=kind, **query)
+            answer = await peer.ask(method, path, headers, body=body, kind=kind, query=query)
             if answer.status == 401:
                 if self._judges(ctx):
                     self.log.error("the image service refuses our service user", url=peer.url, text=sentence(answer.body))
@@ -330,8 +337,8 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _query(filters: ImageFilters) -> dict[str, Any]:
-    query: dict[str, Any] = {name: value for name, value in filters.properties if name not in _NO_PROPERTIES}
+def _query(filters: ImageFilters) -> dict[str, str | list[str]]:
+    query: dict[str, str | list[str]] = {name: value for name, value in filters.properties if name not in _NO_PROPERTIES}
     for name in ("name", "owner", "visibility", "min_disk", "min_ram", "limit", "marker"):
         value = getattr(filters, name)
         if value is not None:
