@@ -7,10 +7,12 @@ from kilonova.compute.contract import GuestMetadata
 from kilonova.compute.domain import guest_metadata
 from kilonova.compute.domain import hosts as host_domain
 from kilonova.compute.domain.hosts import Hosts
+from kilonova.compute.domain.notice_payloads import service_payload
 from kilonova.compute.model import CRASHED, NOSTATE, PAUSED, RUNNING, SHUTDOWN, Daemon, FixedIp, Flavor, Nic, Server
 from kilonova.compute.store import api_tables, cell_tables, mappings, servers
 from kilonova.compute.store import hosts as host_store
 from kilonova.core.bus import Bus
+from kilonova.core.bus.notifications import Notifier
 from kilonova.core.config import Settings
 from kilonova.core.context import Context, service_context
 from kilonova.core.db import Database, Duplicate, Transaction
@@ -80,6 +82,8 @@ class ComputeService:
         self.accepted: dict[str, Server] = {}
         """Operation -> the server that its create is about to make: saves the first run from reading what was just written."""
         self.views: dict[tuple[Any, ...], tuple[int, bytes]] = {}
+        self.notifier = Notifier(runtime, log)
+        """Nobody listens, unless the composition root puts another here."""
 
     # ---- lifetime
 
@@ -149,6 +153,8 @@ class ComputeService:
 
     async def host_reported(self, told: rpc.HostReport) -> rpc.HostAccepted:
         host = await self.hosts.report(told)
+        if host.created_at == host.seen_at:
+            self.notifier.emit(service_context("compute"), "service.create", f"nova-compute:{host.host}", service_payload(host))
         there = await servers.of_host(self.cell_db, told.host)
         settled = {s.id: (s.generation, s.power_state) for s in there if s.task is None}
         return rpc.HostAccepted(host_id=host.id, servers=tuple(s.id for s in there), complete=True, settled=settled)

@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from kilonova.compute.api import queries, values
 from kilonova.compute.domain import services
+from kilonova.compute.domain.notice_payloads import service_payload
 from kilonova.compute.domain.services import COMPUTE, Service
 from kilonova.compute.service import ComputeService
 from kilonova.compute.store import hosts as store
@@ -65,7 +66,9 @@ async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
 async def _change(c: ComputeService, ctx: Context, service: Service, **changes: Any) -> Service:
     if service.hypervisor is not None:
         await c.hosts.change(ctx, service.id, **changes)
-        return services.of_host(c, msgspec.structs.replace(service.hypervisor, **changes))
+        changed = msgspec.structs.replace(service.hypervisor, **changes)
+        c.notifier.emit(ctx, "service.update", f"{COMPUTE}:{changed.host}", service_payload(changed))
+        return services.of_host(c, changed)
     await c.cell_db.transact(lambda tx: store.change_daemon(tx, service.id, **changes))
     return msgspec.structs.replace(service, **changes)
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from kilonova.compute import rpc
+from kilonova.compute.domain import notices
 from kilonova.compute.domain.guests import guest_of
 from kilonova.compute.errors import BuildFailed, HostSilent, NoValidHost, OverQuota, Overtaken, Superseded
 from kilonova.compute.model import Action, Event, Host, NicWish, Scheduling, Server
@@ -107,6 +108,8 @@ async def _wanted(c: ComputeService, op: Operation) -> Server:
 async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Server) -> None:
     tried: dict[str, str] = {}
     last: Error | None = None
+    if op.attempts == 1:
+        notices.tell(c, op.ctx, server, "create", "start")
     while len(tried) < c.settings["scheduler"].max_attempts:
         try:
             host, scheduling = await _choose(c, op, args, server, tried)
@@ -296,6 +299,7 @@ async def _settle(c: ComputeService, op: Operation, server: Server, power_state:
         await actions.add_event(tx, _event(c, op, server.host, None, now))
 
     await c.cell_db.transact(body)
+    await notices.settled(c, op.ctx, server.id, "create")
 
 
 async def _fail(c: ComputeService, op: Operation, server: Server, error: Error, scheduling: Scheduling, *, gone: bool = True) -> None:
@@ -315,4 +319,5 @@ async def _fail(c: ComputeService, op: Operation, server: Server, error: Error, 
         await actions.add_event(tx, _event(c, op, None, error, now))
 
     await c.cell_db.transact(body)
+    await notices.settled(c, op.ctx, server.id, "create", error)
     await c.api_db.transact(lambda tx: mappings.place(tx, server.id, CELL))

@@ -10,6 +10,7 @@ recover  is run: every step may be done twice. A host that is down is passed ove
 import msgspec
 
 from kilonova.compute import rpc
+from kilonova.compute.domain import notices
 from kilonova.compute.errors import Locked, ServerNotFound
 from kilonova.compute.model import Event, Server
 from kilonova.compute.ops.verbs import fault_of, new_action
@@ -53,6 +54,7 @@ async def begin(c: ComputeService, ctx: Context, server: Server) -> None:
 
     await c.cell_db.transact(show)
     c.api_ops.start(op)
+    notices.tell(c, ctx, msgspec.structs.replace(server, task="deleting"), "delete", "start")
 
 
 async def run(c: ComputeService, op: Operation) -> None:
@@ -105,6 +107,7 @@ async def _mark(c: ComputeService, op: Operation, args: DeleteArgs, server: Serv
         await actions.add_event(tx, _event(c, op, args, server, None))
 
     await c.cell_db.transact(body)
+    await notices.settled(c, op.ctx, server.id, "delete")
 
 
 async def _forget(c: ComputeService, op: Operation) -> None:

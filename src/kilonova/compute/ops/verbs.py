@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from kilonova.compute import rpc
+from kilonova.compute.domain import notices
 from kilonova.compute.errors import Locked, NeverActive, ServerNotFound, Superseded, WrongState
 from kilonova.compute.model import Action, Event, Fault, Server
 from kilonova.compute.service import ComputeService
@@ -95,6 +96,7 @@ async def claim(
             raise ServerNotFound(server=server.id)
         guard(ctx, now_is, verb, action)
         raise WrongState(verb=action, server=server.id, attribute="task_state", value=now_is.task)
+    notices.tell(c, ctx, msgspec.structs.replace(server, task=arrow.during, **(changes or {})), verb, "start")
     return op
 
 
@@ -132,6 +134,7 @@ async def settle(
         await c.cell_ops.finish(tx, op)
 
     await c.cell_db.transact(body)
+    await notices.settled(c, op.ctx, op.resource_id, op.verb, error)
 
 
 async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
