@@ -2,7 +2,10 @@
 
 Statements run on the loop's thread, since a writer thread starves beside a busy loop (docs/internals/database.md). Each transaction is a
 savepoint in a group of at most `MAX_GROUP`; the group's COMMIT runs when the loop has nothing else ready, then all its members' futures
-are set. A failed COMMIT fails every member. Reads outside a transaction use a second connection, which sees committed data only.
+are set. A failed COMMIT fails every member.
+
+Reads outside a transaction see committed data only. A second connection would be enough for that, but each commit of the first empties
+its page cache; so the writer's own connection answers whatever the open group has not written to.
 """
 
 import asyncio
@@ -25,11 +28,13 @@ MAX_GROUP = 64
 class _Connection:
     """all/one/run/many on one connection."""
 
-    __slots__ = ("_compile", "_connection")
+    __slots__ = ("_compile", "_connection", "written")
 
     def __init__(self, connection: sqlite3.Connection, compile: Callable[[Any], Compiled]) -> None:
         self._connection = connection
         self._compile = compile
+        self.written: set[str] = set()
+        """Tables with changes that are not committed; "" when one is not known. For asking only: it has no order."""
 
     def _execute(self, statement: Any, parameters: Parameters) -> tuple[sqlite3.Cursor, Compiled]:
         compiled = self._compile(statement)
@@ -53,13 +58,18 @@ class _Connection:
         return compiled.converted(row) if compiled.results else tuple(row)
 
     async def run(self, statement: Any, parameters: Parameters = NONE) -> int:
-        cursor, _ = self._execute(statement, parameters)
+        cursor, compiled = self._execute(statement, parameters)
+        self._wrote(compiled)
         return cursor.rowcount
+
+    def _wrote(self, compiled: Compiled) -> None:
+        self.written.add(compiled.table.name if compiled.table is not None else "")
 
     async def many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None:
         if not parameters:
             return
         compiled = self._compile(statement)
+        self._wrote(compiled)
         rows = [compiled.arguments(p)[1] for p in parameters]
         try:
             self._connection.executemany(compiled.sql, rows)
@@ -120,10 +130,19 @@ class SQLite:
         return self._commits
 
     async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
-        return await self._reader.all(statement, parameters)
+        return await self._for(statement).all(statement, parameters)
 
     async def one(self, statement: Any, parameters: Parameters = NONE) -> Row | None:
-        return await self._reader.one(statement, parameters)
+        return await self._for(statement).one(statement, parameters)
+
+    def _for(self, statement: Any) -> _Connection:
+        """Where to read: see the top of this file."""
+        if not self._open_group:
+            return self._writer
+        if self._busy is not None or not isinstance(statement, Prepared):
+            return self._reader
+        touched, written = statement.on(self.dialect).reads, self._writer.written
+        return self._reader if touched is None or "" in written or not written.isdisjoint(touched) else self._writer
 
     async def transact(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         await self._enter()
@@ -195,6 +214,7 @@ class SQLite:
             return
         group, self._group = self._group, []
         self._open_group = False
+        self._writer.written.clear()
         try:
             self.runtime.point("commit")
             self._writer_connection.execute("COMMIT")

@@ -11,6 +11,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 
 Processor = Callable[[Any], Any]
@@ -50,6 +51,7 @@ class Prepared:
         found = self.compiled.get(dialect.name)
         if found is None:
             found = self.compiled[dialect.name] = Compiled(self.element, dialect)
+            found.reads = frozenset(part.name for part in visitors.iterate(self.element) if isinstance(part, sa.Table))
         return found
 
 
@@ -65,13 +67,27 @@ def inserted(table: sa.Table) -> Prepared:
 class Compiled:
     """SQL text, the order of its parameters, and conversions in and out (None where none is needed)."""
 
-    __slots__ = ("_element_compiled", "_expanded", "_expanding", "_lists", "_literals", "binds", "names", "results", "sql", "table")
+    __slots__ = (
+        "_element_compiled",
+        "_expanded",
+        "_expanding",
+        "_lists",
+        "_literals",
+        "binds",
+        "names",
+        "reads",
+        "results",
+        "sql",
+        "table",
+    )
 
     def __init__(self, element: Any, dialect: DefaultDialect) -> None:
         compiled: SQLCompiler = element.compile(dialect=dialect)
         self._element_compiled = compiled
         self.table: Any = getattr(element, "table", None)
         """What an INSERT, UPDATE or DELETE writes."""
+        self.reads: frozenset[str] | None = None
+        """Names of the tables that it touches; None where nobody has looked (statements built for one use)."""
         self._expanding = bool(compiled.post_compile_params or compiled.literal_execute_params)
         self._lists = [str(name) for bind, name in compiled.bind_names.items() if bind.expanding]
         self._expanded: dict[tuple[int, ...], tuple[str, list[tuple[str, int, Processor | None]]]] = {}
