@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kilonova.app import Cloud, Machines, Plan
+from kilonova.core.db import Database
 from kilonova.core.log import Sink
 from kilonova.core.runtime import Runtime
 from kilonova.image.drivers.memory import MemoryStore
@@ -29,6 +30,8 @@ class WholeCloud:
         overrides: dict[tuple[str, str], Any] | None = None,
         level: str = "warning",
         synchronous: str = "OFF",
+        sink: Sink | None = None,
+        database: Database | None = None,
     ) -> None:
         self.runtime = runtime
         self.log = io.StringIO()
@@ -38,8 +41,8 @@ class WholeCloud:
         self.cloud = Cloud(
             plan,
             runtime,
-            Sink(self.log, level=level, now_us=runtime.now_us),
-            database=open_test_database(str(Path(state) / "kilonova.db"), runtime, synchronous=synchronous),
+            sink or Sink(self.log, level=level, now_us=runtime.now_us),
+            database=database or open_test_database(str(Path(state) / "kilonova.db"), runtime, synchronous=synchronous),
             machines=self.machines,
             image_store=self.store,
         )

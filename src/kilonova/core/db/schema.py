@@ -61,6 +61,17 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         """Revisions to go; -1 when there are no tables."""
         return -1 if self.schema == 0 else max(0, self.head - (FIRST if self.schema is None else self.schema))
 
+    @property
+    def verdict(self) -> str:
+        """In a few words, for people."""
+        if self.schema == 0:
+            return "not made yet"
+        if self.schema is None:
+            return "from before there were revisions"
+        if self.schema > self.head:
+            return "too new for this program" if self.head < self.compatible_back_to else "newer than this program, and compatible"
+        return f"{self.pending} revisions to go" if self.pending else "up to date"
+
 
 class TooOld(Error):
     """The database belongs to a newer program."""
