@@ -8,7 +8,7 @@ from kilonova.compute.domain import guest_metadata
 from kilonova.compute.domain import hosts as host_domain
 from kilonova.compute.domain.hosts import Hosts
 from kilonova.compute.domain.notice_payloads import service_payload
-from kilonova.compute.model import CRASHED, NOSTATE, PAUSED, RUNNING, SHUTDOWN, Daemon, FixedIp, Flavor, Nic, Server
+from kilonova.compute.model import CRASHED, NOSTATE, PAUSED, RUNNING, SHUTDOWN, Daemon, Fault, FixedIp, Flavor, Nic, Server
 from kilonova.compute.store import api_tables, cell_tables, mappings, servers
 from kilonova.compute.store import hosts as host_store
 from kilonova.core.bus import Bus
@@ -176,7 +176,10 @@ class ComputeService:
 
         async def body(tx: Transaction) -> None:
             now = self.runtime.now_us()
-            await servers.update_at(tx, server.id, server.generation, now, state=state, power_state=told.power_state)
+            changes: dict[str, Any] = {"state": state, "power_state": told.power_state}
+            if state == "error":
+                changes["fault"] = Fault(code=500, message=told.reason or "The guest crashed.", created=now)
+            await servers.update_at(tx, server.id, server.generation, now, **changes)
 
         await self.cell_db.transact(body)
 

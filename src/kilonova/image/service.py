@@ -7,7 +7,7 @@ import msgspec
 
 from kilonova.core.config import Settings
 from kilonova.core.context import Context
-from kilonova.core.db import Database, Reader, Transaction
+from kilonova.core.db import Database, Lost, Reader, Transaction
 from kilonova.core.log import Log
 from kilonova.core.policy import Policy
 from kilonova.core.runtime import Runtime
@@ -35,6 +35,7 @@ from kilonova.image.store import tasks as task_rows
 from kilonova.image.store.tables import metadata
 
 _INFO = ImageInfo.__struct_fields__
+MEND_S = 30.0
 ATTRIBUTES = ("name", "min_disk", "min_ram", "visibility", "protected", "os_hidden", "disk_format", "container_format")
 
 
@@ -74,7 +75,9 @@ class ImageService:
     # ---- lifetime
 
     async def start(self) -> None:
-        await self.uploads.recover()
+        self.uploads.doubt()
+        await self.uploads.mend()
+        self.tasks.every("uploads in doubt", MEND_S, self.uploads.mend)
         self.tasks.every("image task records", 3600.0, self._prune)
 
     async def stop(self) -> None:
@@ -94,7 +97,12 @@ class ImageService:
         if image.protected:
             raise Protected(image=image_id)
         now = self.runtime.now_us()
-        if not await self.db.transact(lambda tx: image_rows.delete(tx, image_id, now)):
+        try:
+            gone = await self.db.transact(lambda tx: image_rows.delete(tx, image_id, now))
+        except Lost:
+            self.uploads.doubt()
+            raise
+        if not gone:
             if await image_rows.get(self.db, image_id) is None:
                 raise ImageToDeleteNotFound(image=image_id)
             raise Protected(image=image_id)

@@ -9,7 +9,7 @@ import msgspec
 from kilonova.core.bus import Bus
 from kilonova.core.config import Settings
 from kilonova.core.context import Context, service_context
-from kilonova.core.db import Database, Duplicate, Transaction, attempts
+from kilonova.core.db import Database, Duplicate, Lost, Transaction, attempts
 from kilonova.core.errors import Conflict, fail
 from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
@@ -30,6 +30,7 @@ T = TypeVar("T")
 POLL_S = 1.0
 GRACE_S = 5.0
 BEAT_WINDOW_S = 2.0
+ANEW_S = 1.0
 AGENT_TYPES = ("DHCP agent", "L3 agent", "Metadata agent", "Open vSwitch agent")
 NO_HOST = "the port is not bound to a host"
 PUBLIC = "public"
@@ -60,6 +61,8 @@ class NetworkService:
         self._beats: dict[str, int] = {}
         self._beating = False
         self._dhcp_ready: dict[str, None] = {}
+        self._doubtful = False
+        self._commits = 0
 
     # ---- lifetime
 
@@ -138,11 +141,42 @@ class NetworkService:
                 result = await self.db.transact(run)
             except (Stale, Duplicate):
                 continue
+            except Lost:
+                self._doubt()
+                raise
             self._committed(made[-1], notify=notify)
             return result
         raise Conflict("The resource is being changed by too many requests at once; try again.")
 
+    def _doubt(self) -> None:
+        """A commit was lost, and may have taken effect: the topology may lack what the rows say."""
+        if not self._doubtful and not self.tasks.closed:
+            self._doubtful = True
+            self.tasks.start("network topology anew", self._derive_anew())
+
+    async def _derive_anew(self) -> None:
+        """Until it is known that nothing was committed between reading and use. Then every host asks for its state."""
+        while True:
+            await self.runtime.sleep(ANEW_S)
+            before = self._commits
+            try:
+                topology = await topology_of(self.db)
+            except Exception as error:
+                self.log.warning("the topology could not be read; it is tried again", error=error)
+                continue
+            if before == self._commits:
+                break
+        self._doubtful = False
+        self.topology = self.dispatcher.topology = topology
+        hosts = list(self.dispatcher.online)
+        self.dispatcher.online.clear()
+        for host in hosts:
+            self.bus.cast(rpc.agent_address(host), rpc.Resync())
+        for network_id in [n for n in self._dhcp_ready if n not in topology.networks]:
+            del self._dhcp_ready[network_id]
+
     def _committed(self, w: Work, *, notify: bool) -> None:
+        self._commits += 1
         if w.put or w.dropped or w.dropped_groups:
             w.tell(self.topology)
             self.dispatcher.kick()

@@ -126,16 +126,22 @@ class SimRuntime(Runtime):
         return hashlib.sha256("\n".join(self.events).encode()).hexdigest()
 
 
+R = TypeVar("R", bound=SimRuntime)
 _graveyard: list[Any] = []
 """Loops of killed lives: collected, their coroutines would run their `finally` clauses, which the dead do not do."""
 
 
 def run(
-    story: Callable[[SimRuntime], Awaitable[T]], seed: int, *, kill_at: int | None = None, start: float = 0.0
-) -> tuple[T | None, SimRuntime]:
+    story: Callable[[R], Awaitable[T]],
+    seed: int,
+    *,
+    kill_at: int | None = None,
+    start: float = 0.0,
+    kind: Callable[..., R] = SimRuntime,  # type: ignore[assignment]
+) -> tuple[T | None, R]:
     """Run a story to its end, or to its death at `kill_at` (then the result is None). Raises what the story raises."""
     loop = VirtualLoop()
-    runtime = SimRuntime(loop, seed, kill_at=kill_at, start=start)
+    runtime = kind(loop, seed, kill_at=kill_at, start=start)
     collecting = gc.isenabled()
     gc.disable()
     asyncio.set_event_loop(loop)
@@ -169,7 +175,7 @@ def _bury(loop: VirtualLoop, why: BaseException) -> None:
     _graveyard.append((loop, tasks, why))
 
 
-async def _told(story: Callable[[SimRuntime], Awaitable[T]], runtime: SimRuntime) -> T:
+async def _told(story: Callable[[R], Awaitable[T]], runtime: R) -> T:
     return await story(runtime)
 
 

@@ -22,6 +22,8 @@ from kilonova.core.tasks import Tasks
 
 FACTS = "compute.facts"
 REPORT_INTERVAL_S = 120.0
+RETRY_S = 5.0
+"""After a report that was not taken."""
 Fetch = Callable[[str, str], Awaitable[None]]
 """(image id, path): an image's bytes into a file."""
 Store = Callable[[str, str], Awaitable[None]]
@@ -64,7 +66,7 @@ class ComputeAgent:
         self._turns: dict[str, asyncio.Lock] = {}
 
     async def start(self) -> None:
-        """Start the driver, take commands, and introduce this host."""
+        """Start the driver, take commands, and introduce this host (again and again, while nobody takes its report)."""
         await self.driver.start(self._happened)
         self.bus.serve(
             f"compute.{self.host}",
@@ -78,8 +80,25 @@ class ComputeAgent:
                 rpc.ReadConsole: self.read_console,
             },
         )
-        await self.report()
-        self.tasks.every(f"report of {self.host}", self._report_interval_s, self.report)
+        introduced = await self._introduced()
+        self.tasks.start(f"report of {self.host}", self._reports(introduced=introduced))
+
+    async def _introduced(self) -> bool:
+        try:
+            await self.report()
+        except Error as error:
+            self.log.warning("report not taken", host=self.host, error=error)
+            return False
+        return True
+
+    async def _reports(self, *, introduced: bool) -> None:
+        while True:
+            await self.runtime.sleep(self._report_interval_s if introduced else RETRY_S)
+            try:
+                introduced = await self._introduced()
+            except Exception as error:
+                introduced = False
+                self.log.error("report failed", host=self.host, error=error)
 
     async def report(self) -> None:
         """Tell the resources; then end guests that belong to nobody, and tell the state of those whose row says another."""

@@ -173,40 +173,50 @@ async def _build_on(
 ) -> None:
     """first: no earlier life and no other host has made anything for this server."""
     ctx = op.ctx
+    touched = op.attempts > 1 and server.host == host.host  # an earlier attempt may have got as far as the guest
+    sent = False
     async with Undo(c.log, lambda: c.api_ops.held(op)) as undo:
         undo.push(c.unclaim, ctx, server, host.host)
-        await _place(c, op, server, host, scheduling)
-        request = Allocate(
-            server_id=server.id,
-            project_id=server.project_id,
-            host=host.host,
-            availability_zone=host.availability_zone,
-            hostname=server.hostname,
-            networks=tuple(NicRequest(network_id=n.network_id, port_id=n.port_id, fixed_ip=n.fixed_ip, tag=n.tag) for n in args.networks),
-            auto=args.auto,
-            security_groups=server.security_groups,
-            first=first,
-        )
-        undo.push(c.network.release, ctx, server.id)
-        nics = tuple(nic_of(n) for n in await c.network.allocate(ctx, request))
-        if nics:
-            await c.network.wait_wired(ctx, server.id, c.settings["DEFAULT"].vif_plugging_timeout)
-        await superseded(c, server.id, GENERATION)
-        placed = msgspec.structs.replace(
-            server, nics=nics, host=host.host, node=host.hypervisor_hostname, availability_zone=host.availability_zone
-        )
-        guest = await guest_of(c, placed, image=args.image)
         try:
+            await _place(c, op, server, host, scheduling)
+            undo.push(c.network.release, ctx, server.id)
+            placed = await _wired(c, op, args, server, host, first=first)
+            guest = await guest_of(c, placed, image=args.image)
+            sent = True
             done = await c.send(host.host, rpc.Spawn(fence=_fence(op, 1), guest=guest), timeout_s=900)
-        except (Undelivered, LostLease):
+        except (Superseded, Overtaken, LostLease):
+            undo.keep()
             raise
-        except Error as error:
-            if not await _destroyed(c, op, server, host.host):
+        except Exception as error:
+            maybe = touched or (sent and not isinstance(error, Undelivered))
+            if maybe and not await _destroyed(c, op, server, host.host):
                 undo.keep()
                 raise HostSilent(server=server.id) from error
             raise
         undo.keep()
     await _settle(c, op, placed, done.power_state)
+
+
+async def _wired(c: ComputeService, op: Operation, args: CreateArgs, server: Server, host: Host, *, first: bool) -> Server:
+    """The server on its host, with ports that the dataplane has wired."""
+    request = Allocate(
+        server_id=server.id,
+        project_id=server.project_id,
+        host=host.host,
+        availability_zone=host.availability_zone,
+        hostname=server.hostname,
+        networks=tuple(NicRequest(network_id=n.network_id, port_id=n.port_id, fixed_ip=n.fixed_ip, tag=n.tag) for n in args.networks),
+        auto=args.auto,
+        security_groups=server.security_groups,
+        first=first,
+    )
+    nics = tuple(nic_of(n) for n in await c.network.allocate(op.ctx, request))
+    if nics:
+        await c.network.wait_wired(op.ctx, server.id, c.settings["DEFAULT"].vif_plugging_timeout)
+    await superseded(c, server.id, GENERATION)
+    return msgspec.structs.replace(
+        server, nics=nics, host=host.host, node=host.hypervisor_hostname, availability_zone=host.availability_zone
+    )
 
 
 def _fence(op: Operation, number: int) -> rpc.Fence:

@@ -3,8 +3,9 @@
 An upload claims its image (queued -> saving, in the upload's own name), streams into a part that nobody else can see, looks at what it
 got, commits the part, and lands (saving -> active, if the image is still saving in this upload's name). Whatever goes wrong on the way
 takes the bytes away first and then gives the image back as queued. A process that dies in between leaves an image with an upload's
-name on it, and perhaps bytes: `recover`, at the next start, gives the image back and sweeps the store. An image deleted meanwhile is
-noticed when it cannot land; whoever lands last cleans up.
+name on it, and perhaps bytes: `recover`, at the next start, gives the image back and sweeps the store. The same is done while running
+(`mend`) after a disk or a database has failed in the midst: what a lost commit did is only known from the row. An image deleted meanwhile
+is noticed when it cannot land; whoever lands last cleans up.
 
 Pieces are collected to lists of 4 MiB. While one list is hashed (MD5 and SHA-512, a thread each) and written (the store's thread), the
 next is collected: at most two lists are in memory, and the loop only moves references.
@@ -16,7 +17,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from kilonova.core import disk_formats
-from kilonova.core.db import Database, Transaction
+from kilonova.core.db import Database, Lost, Transaction
 from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
@@ -60,6 +61,8 @@ class Uploads:
         self.strict = strict
         self._running: dict[str, str] = {}
         self._doomed: dict[str, None] = {}
+        self._doubtful = False
+        """Something may have been left behind that nobody has under way."""
 
     # ---- the verbs
 
@@ -69,16 +72,22 @@ class Uploads:
         """`verb`: upload or stage. announced: bytes by Content-Length, which lets a hopeless upload fail early; expected: bytes that must
         come (SizeMismatch)."""
         token = self.runtime.uuid()
-        if not await self.db.transact(lambda tx: images.begin(tx, verb, image.id, token, self.runtime.now_us())):
-            await self._explain(verb, image.id)
         self._running[token] = image.id
         kind = IMAGE if verb == "upload" else STAGED
         try:
-            limit = await self._limit(image, announced)
-            content = await self._collect(image, kind, pieces, limit, expected)
-            await self._land(verb, image, token, content)
-        except BaseException:
-            await self._take_back(image.id, kind, token)
+            if not await self.db.transact(lambda tx: images.begin(tx, verb, image.id, token, self.runtime.now_us())):
+                await self._explain(verb, image.id)
+            try:
+                limit = await self._limit(image, announced)
+                content = await self._collect(image, kind, pieces, limit, expected)
+                await self._land(verb, image, token, content)
+            except Lost:
+                raise
+            except BaseException:
+                await self._take_back(image.id, kind, token)
+                raise
+        except Lost:
+            self._doubtful = True
             raise
         finally:
             self._running.pop(token, None)
@@ -184,18 +193,22 @@ class Uploads:
             await self.data.delete(image_id, kind)
             await self.db.transact(lambda tx: images.give_up(tx, image_id, token, self.runtime.now_us()))
         except Exception as error:
-            self.log.error("an upload could not be taken back; the next start does it", image=image_id, error=error)
+            self._doubtful = True
+            self.log.error("an upload could not be taken back; it is tried again", image=image_id, error=error)
 
     async def promote(self, image: Image) -> Content:
         """The import of staged bytes: uploading -> importing -> active. The caller has seen `image.staged`."""
         content = image.staged
         assert content is not None
         token = self.runtime.uuid()
-        if not await self.db.transact(lambda tx: images.begin_import(tx, image, token, self.runtime.now_us())):
-            await self._explain("import", image.id)
         self._running[token] = image.id
         try:
+            if not await self.db.transact(lambda tx: images.begin_import(tx, image, token, self.runtime.now_us())):
+                await self._explain("import", image.id)
             await self._finish_import(image.id, token, content)
+        except (Lost, OSError):
+            self._doubtful = True
+            raise
         finally:
             self._running.pop(token, None)
         return content
@@ -217,14 +230,35 @@ class Uploads:
         """The row is gone: take the bytes away, and stop an upload that still runs."""
         if image_id in self._running.values():
             self._doomed[image_id] = None
-        await self.data.delete(image_id)
+        try:
+            await self.data.delete(image_id)
+        except OSError as error:
+            self._doubtful = True
+            self.log.error("a deleted image's bytes could not be removed; it is tried again", image=image_id, error=error)
 
     # ---- after a crash
 
+    def doubt(self) -> None:
+        """A commit was lost that may have left bytes or an upload's name behind."""
+        self._doubtful = True
+
+    async def mend(self) -> None:
+        """Called now and then: put right what is in doubt."""
+        if not self._doubtful:
+            return
+        self._doubtful = False
+        try:
+            await self.recover()
+        except Exception as error:
+            self._doubtful = True
+            self.log.error("what is left of uploads could not be put right; it is tried again", error=error)
+
     async def recover(self) -> int:
-        """Give back what a dead process had under way and sweep the store. For the one process that owns this state, before it serves."""
+        """Give back what nobody has under way and sweep the store. For the one process that owns this state."""
         count = 0
         for image in await images.unfinished(self.db):
+            if image.upload in self._running:
+                continue
             count += 1
             self.log.info("an interrupted upload is taken back", image=image.id, status=image.status)
             try:
@@ -245,7 +279,7 @@ class Uploads:
             for entry in batch:
                 status, staged = known.get(entry.image_id, ("deleted", False))
                 wanted = (entry.kind == IMAGE and status in WITH_DATA) or (entry.kind == STAGED and status == "uploading" and staged)
-                if not wanted:
+                if not wanted and entry.image_id not in self._running.values():
                     swept += 1
                     self.log.info("bytes that belong to no image are removed", image=entry.image_id, kind=entry.kind)
                     await self.data.remove(entry)

@@ -1,0 +1,158 @@
+"""Simulate a whole cloud under faults for many seeds: `tools/sim.py --seeds 1000 --minutes 10`, or one: `--seed 7`.
+
+Each seed runs in a forked child, so that it can neither be influenced by another nor leave memory behind. One seed prints the digest of its
+event log as the last line. With --write, a line with the count, the commit and the failures is appended to docs/simulated-hours.md.
+"""
+
+import argparse
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from kilonova.testing import ordeal
+
+ROOT = Path(__file__).resolve().parents[1]
+LEDGER = ROOT / "docs" / "simulated-hours.md"
+PATIENCE_S = 300
+"""A seed that takes longer hangs."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Simulate a whole cloud under seeded faults.")
+    parser.add_argument("--seed", type=int, help="this one only, in this process; its log goes to --log")
+    parser.add_argument("--seeds", type=int, default=10, help="how many")
+    parser.add_argument("--first", type=int, default=1, help="the first of them")
+    parser.add_argument("--minutes", type=float, default=ordeal.MINUTES, help="simulated minutes of faults for each seed (a rest follows)")
+    parser.add_argument("--jobs", type=int, default=1, help="side by side")
+    parser.add_argument("--log", type=Path, help="write the event log of a single seed there")
+    parser.add_argument("--write", action="store_true", help="append a line to docs/simulated-hours.md")
+    asked = parser.parse_args()
+    if asked.seed is not None:
+        return single(asked.seed, asked.minutes, asked.log)
+    return many(range(asked.first, asked.first + asked.seeds), asked.minutes, asked.jobs, write=asked.write)
+
+
+def single(seed: int, minutes: float, log: Path | None) -> int:
+    began = time.process_time()
+    result = ordeal.run(seed, minutes)
+    if log is not None:
+        log.write_text("\n".join(result.log) + "\n")
+    answers = " ".join(f"{status}:{count}" for status, count in result.statuses.items())
+    faults = " ".join(f"{name.replace(' ', '-')}:{count}" for name, count in result.faults.items())
+    print(f"seed {seed}: {result.simulated_s / 60:.1f} simulated minutes, {result.lives} lives, {time.process_time() - began:.1f} s of CPU")
+    print(f"{result.requests} requests: {answers}")
+    print(f"{sum(result.faults.values())} faults: {faults}")
+    for failure in result.failures:
+        print(f"FAILED: {failure}")
+    print(f"commit {commit()}")
+    print(result.digest)
+    return 1 if result.failures else 0
+
+
+def many(seeds: range, minutes: float, jobs: int, *, write: bool) -> int:
+    began = time.monotonic()
+    children: dict[int, tuple[int, int, float]] = {}
+    waiting = list(seeds)[::-1]
+    failed: dict[int, list[str]] = {}
+    simulated_s = cpu_s = 0.0
+    requests = faults = done = 0
+    while waiting or children:
+        while waiting and len(children) < jobs:
+            pipe, pid, seed = *_forked(waiting[-1], minutes), waiting.pop()
+            children[pipe] = (pid, seed, time.monotonic())
+        ready, _, _ = select.select(list(children), [], [], 1.0)
+        late = [pipe for pipe, (_, _, at) in children.items() if time.monotonic() - at > PATIENCE_S]
+        for pipe in {*ready, *late}:
+            pid, seed, _ = children.pop(pipe)
+            if pipe in late:
+                os.kill(pid, signal.SIGKILL)
+            found = _read(pipe)
+            os.waitpid(pid, 0)
+            done += 1
+            simulated_s += found.get("simulated_s", 0.0)
+            cpu_s += found.get("cpu_s", 0.0)
+            requests += found.get("requests", 0)
+            faults += found.get("faults", 0)
+            if found["failures"]:
+                failed[seed] = found["failures"]
+                print(f"seed {seed} failed: {found['failures'][0][:400]}")
+                print(
+                    f"  again: .venv/bin/python tools/sim.py --seed {seed} --minutes {minutes:g} --log /tmp/sim.log   (commit {commit()})"
+                )
+            if done % 50 == 0:
+                print(
+                    f"{done} seeds, {len(failed)} failed, {simulated_s / 3600:.1f} h simulated, {cpu_s / done:.1f} s of CPU each",
+                    flush=True,
+                )
+    took = time.monotonic() - began
+    print(
+        f"{done} seeds of {minutes:g} minutes: {simulated_s / 3600:.1f} h simulated in {took:.0f} s, {requests} requests, {faults} faults, "
+        f"{len(failed)} failed{': ' + ' '.join(map(str, sorted(failed))) if failed else ''}"
+    )
+    if write:
+        _ledger(seeds, minutes, simulated_s, requests, faults, sorted(failed))
+    return 1 if failed else 0
+
+
+def _forked(seed: int, minutes: float) -> tuple[int, int]:
+    """(pipe, process) of a child that simulates and writes what it found as JSON."""
+    mine, theirs = os.pipe()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        os.close(theirs)
+        return mine, pid
+    os.close(mine)
+    try:
+        os.write(theirs, json.dumps(_simulated(seed, minutes)).encode()[:60_000])
+    finally:
+        os._exit(0)
+
+
+def _simulated(seed: int, minutes: float) -> dict[str, Any]:
+    began = time.process_time()
+    try:
+        result = ordeal.run(seed, minutes)
+    except BaseException as error:
+        return {"failures": [f"the simulation itself: {type(error).__name__}: {error}"]}
+    return {
+        "failures": [failure[:500] for failure in result.failures[:20]],
+        "simulated_s": result.simulated_s,
+        "cpu_s": time.process_time() - began,
+        "requests": result.requests,
+        "faults": sum(result.faults.values()),
+    }
+
+
+def _read(pipe: int) -> dict[str, Any]:
+    data = b""
+    while piece := os.read(pipe, 65536):
+        data += piece
+    os.close(pipe)
+    return json.loads(data) if data else {"failures": ["it died or hung without a word"]}
+
+
+def commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run(["git", "status", "--porcelain", "src"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    return f"{found or 'unknown'}{' with changes' if changed else ''}"
+
+
+def _ledger(seeds: range, minutes: float, simulated_s: float, requests: int, faults: int, failed: list[int]) -> None:
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    which = f"{seeds.start}–{seeds.stop - 1}"
+    bad = " ".join(map(str, failed)) or "none"
+    with LEDGER.open("a") as file:
+        file.write(
+            f"| {date} | {commit()} | {which} | {len(seeds)} | {minutes:g} | {simulated_s / 3600:.1f} | {requests} | {faults} | {bad} |\n"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
