@@ -116,8 +116,8 @@ def test_nonsense_is_no_answer() -> None:
     ("body", "said"),
     [
         (
-            b"<html><head><title>404 Not Found</title></head><body><h1>404 Not Found</h1>No image &lt;x&gt;<br /><br /></body></html>",
-            "No image <x>",
+            b"<html><head><title>404</title></head><body><h1>404 Not Found</h1>No image &lt;x&gt;.&lt;br /&gt;<br /></body></html>",
+            "No image <x>.",
         ),
         (b'{"error": {"code": 403, "message": "You are\\nnot", "title": "Forbidden"}}', "You are not"),
         (b"401 Unauthorized\n\nThis server\x1b[31m", "401 Unauthorized This server [31m"),

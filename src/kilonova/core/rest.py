@@ -142,7 +142,7 @@ def sentence(body: bytes) -> str:
         document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         text = re.sub(r"(?is)<title>.*?</title>|<h1>.*?</h1>", " ", text)
-        text = html.unescape(re.sub(r"<[^>]*>", " ", text))
+        text = re.sub(r"<br ?/?>", " ", html.unescape(re.sub(r"<[^>]*>", " ", text)))
     else:
         while isinstance(document, dict) and document:
             document = document.get("message") or document.get("error") or next(iter(document.values()))
