@@ -32,6 +32,13 @@ class Busy(Undelivered):
     title = "{address} has too many messages waiting."
 
 
+class NoBroker(Undelivered):
+    """Nothing can be sent to anybody now: it says nothing about whoever serves the address."""
+
+    code = "bus.no_broker"
+    title = "The message broker cannot be reached."
+
+
 class Bus(Protocol):
     def serve(self, address: str, handlers: HandlerTable) -> None:
         """Answer messages sent to an address: one handler for each message type. A second serve replaces the first."""
@@ -42,8 +49,8 @@ class Bus(Protocol):
         ...
 
     async def call(self, address: str, message: Any, timeout_s: float = 60.0) -> Any:
-        """Send and wait for the reply. Raises Undelivered when nobody serves the address, Unreachable when it is not known whether the
-        message was handled, or the error that the handler raised."""
+        """Send and wait for the reply. Raises Undelivered (Busy, NoBroker) when nobody serves the address, Unreachable when it is not known
+        whether the message was handled, or the error that the handler raised."""
         ...
 
     def cast(self, address: str, message: Any) -> None:

@@ -2,8 +2,8 @@
 
 * A call is run at most once. It is acknowledged when it has been handled; one that comes a second time is answered from memory, or, when
   the first receiver has gone, refused as Unreachable: whoever holds the intent decides anew.
-* A call that nobody serves fails at once, as Undelivered; without a broker too. While a handler works, its process says so every few
-  seconds; a caller that hears nothing, and whose message waits in no queue, gives up long before the deadline.
+* A call that nobody serves fails at once, as Undelivered; without a broker too, as NoBroker. While a handler works, its process says so
+  every few seconds; a caller that hears nothing, and whose message waits in no queue, gives up long before the deadline.
 * Messages of one process to one address arrive, and their handlers start, in the order they were sent. A message dies with its deadline.
 * Casts and topics are at most once, and are dropped while there is no broker.
 """
@@ -18,7 +18,7 @@ from aiormq.abc import DeliveredMessage
 
 from kilonova.core.bus import wire
 from kilonova.core.bus.config import RabbitOptions
-from kilonova.core.bus.interface import Busy, HandlerTable, Undelivered, Unreachable, sender
+from kilonova.core.bus.interface import Busy, HandlerTable, NoBroker, Undelivered, Unreachable, sender
 from kilonova.core.bus.rabbit_link import LOST, BrokerAway, Link, Refused, tls_context, why
 from kilonova.core.errors import Error, Forbidden
 from kilonova.core.log import Log, request_id
@@ -325,7 +325,7 @@ class RabbitBus:
                     await self._steady.wait()  # what we serve stands before anybody hears of us
                 link = self._link
                 if link is None:
-                    raise Undelivered(address=address)
+                    raise NoBroker(address=address)
                 reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
                 self._waiting[ident] = waiting = _Waiting(address, reply, self._runtime.monotonic())
                 self._start("call", self._send(link, waiting, ident, data, timeout_s))
