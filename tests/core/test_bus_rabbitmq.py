@@ -3,8 +3,10 @@
 import asyncio
 import io
 import json
+import random
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -600,3 +602,60 @@ def test_settings(tmp_path: Path) -> None:
 def test_free_ports_are_free() -> None:
     for port in free_ports(3):
         socket.create_server(("127.0.0.1", port)).close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_connections_that_end_at_any_moment(rabbit: Rabbit, seed: int) -> None:
+    """Whatever is cut: nothing runs twice, an answer means it ran, Undelivered means it did not, and nobody waits for ever."""
+    chance = random.Random(seed)
+
+    async def test() -> None:
+        async with connected(rabbit.url) as here, connected(rabbit.url) as one, connected(rabbit.url) as two:
+            where, ran = address(), Counter[str]()
+            ended: dict[str, str] = {}
+
+            async def handle(message: Heartbeat) -> NetworkReady:
+                ran[message.host] += 1
+                await asyncio.sleep(chance.choice((0, 0, 0.001, 0.05)))
+                return NetworkReady(network_id=message.host)
+
+            async def call(n: int) -> None:
+                name = str(n)
+                try:
+                    reply = await here.call(where, Heartbeat(host=name), 20.0)
+                    assert reply.network_id == name
+                    ended[name] = "answered"
+                except Undelivered:
+                    ended[name] = "undelivered"
+                except Unreachable:
+                    ended[name] = "unknown"
+
+            one.serve(where, {Heartbeat: handle})
+            two.serve(where, {Heartbeat: handle})
+            await one.ready()
+            await two.ready()
+            stop = asyncio.Event()
+
+            async def cut() -> None:
+                while not stop.is_set():
+                    await asyncio.sleep(chance.uniform(0.05, 0.2))
+                    bus = chance.choice((here, one, one, two, two))
+                    if bus.connected:
+                        await _cut(bus)
+
+            cutting = asyncio.ensure_future(cut())
+            calls = []
+            for n in range(1500):
+                calls.append(asyncio.ensure_future(call(n)))
+                if not n % 8:
+                    await asyncio.sleep(chance.uniform(0, 0.02))
+            await asyncio.gather(*calls)
+            stop.set()
+            await cutting
+            assert max(ran.values()) == 1
+            assert all(ran[name] == 1 for name, how in ended.items() if how == "answered")
+            assert all(ran[name] == 0 for name, how in ended.items() if how == "undelivered")
+            hows = Counter(ended.values())
+            assert sum(hows.values()) == 1500 and hows["answered"] > 300, hows
+
+    run(test, 90.0)
