@@ -139,6 +139,23 @@ def test_a_service_may_use_a_users_expired_token(keystone: Keystone, ours_on_the
     assert ask("GET", servers, token, X_Service_Token="nonsense").status == 401
 
 
+def test_application_credentials(keystone: Keystone, ours_on_theirs: Ours, alice: dict[str, str]) -> None:
+    """They work; those that are bound to access rules are refused, since our services would not look at the rules."""
+    token = keystone.token("alice", ALICE, "wonderland")
+    user = ask("GET", f"{keystone.url}/auth/tokens", token, X_Subject_Token=token).json["token"]["user"]["id"]
+    servers = ours_on_theirs.urls["compute"] + "/v2.1/servers"
+    rules = [{"path": "/v2.1/flavors", "method": "GET", "service": "compute"}]
+    for name, given, status in (("free", {}, 200), ("bound", {"access_rules": rules}, 401)):
+        wanted = {"application_credential": {"name": name, "secret": "secret-of-alice", **given}}
+        made = ask("POST", f"{keystone.url}/users/{user}/application_credentials", token, wanted)
+        assert made.status == 201, made
+        proof = {"id": made.json["application_credential"]["id"], "secret": "secret-of-alice"}
+        identity = {"methods": ["application_credential"], "application_credential": proof}
+        issued = ask("POST", f"{keystone.url}/auth/tokens", body={"auth": {"identity": identity}})
+        assert issued.status == 201, issued
+        assert ask("GET", servers, issued.headers["x-subject-token"]).status == status, name
+
+
 def test_keystone_away(keystone: Keystone, ours_on_theirs: Ours, alice: dict[str, str]) -> None:
     """Known tokens are good for the cache's time, others get 503; when it is back, all is as before."""
     token = keystone.token("alice", ALICE, "wonderland")

@@ -91,10 +91,17 @@ def test_a_revoked_token(ours: Ours, middleware: Middleware) -> None:
     assert ask("GET", middleware.url, token).status == 401
 
 
-def test_a_disabled_user_and_a_lost_role(ours: Ours, middleware: Middleware) -> None:
+def test_a_lost_role_and_a_disabled_user(ours: Ours, middleware: Middleware) -> None:
     alice = user(ours, "alice", "demo", "reader")
     token = ours.token("alice", "demo", SERVICE_PASSWORD)
     assert ask("GET", middleware.url, token).json["HTTP_X_ROLES"] == "reader"
+    project = api(ours, "GET", "/projects?name=demo")["projects"][0]["id"]
+    role = api(ours, "GET", "/roles?name=reader")["roles"][0]["id"]
+    api(ours, "DELETE", f"/projects/{project}/users/{alice}/roles/{role}")
+    assert ask("GET", middleware.url, token).status == 401
+    api(ours, "PUT", f"/projects/{project}/users/{alice}/roles/{role}")
+    token = ours.token("alice", "demo", SERVICE_PASSWORD)
+    assert ask("GET", middleware.url, token).status == 200
     api(ours, "PATCH", f"/users/{alice}", {"user": {"enabled": False}})
     assert ask("GET", middleware.url, token).status == 401
 

@@ -26,6 +26,7 @@ Authenticate = Callable[[str, str | None], Awaitable[Context]]
 MAX_ANSWER = 16 << 20
 """Bytes of the longest JSON document that is read."""
 MOST_CALLERS = 20000
+_SWEEP_US = 60_000_000
 _RENEW = 0.2
 """A token is renewed when this part of its life is left."""
 
@@ -266,12 +267,13 @@ class ServiceToken:
 class CallerTokens:
     """The tokens of those who asked lately, by audit id, so that a contract bound to REST can act with the caller's own rights.
 
-    A Context holds no token, and what is stored of it neither: a token lives here only, in memory, and at most until it ends. Whoever
-    acts after the request (a runner) or in another process finds none and acts as the service on the user's behalf.
+    A Context holds no token, and what is stored of it neither: a token lives here only, in memory, and ends here within a minute of its
+    end. Whoever acts after the request (a runner) or in another process finds none and acts as the service on the user's behalf.
     """
 
     def __init__(self) -> None:
         self._tokens: dict[str, tuple[int, str]] = {}
+        self._sweep_at_us = 0
 
     def remembering(self, authenticate: Authenticate, runtime: Runtime) -> Authenticate:
         """The same authentication, remembering."""
@@ -285,10 +287,11 @@ class CallerTokens:
         return remember
 
     def _put(self, audit_id: str, expires_at_us: int, token: str, now_us: int) -> None:
-        if audit_id not in self._tokens and len(self._tokens) >= MOST_CALLERS:
+        if now_us >= self._sweep_at_us:
             self._tokens = {k: v for k, v in self._tokens.items() if v[0] > now_us}
-            while len(self._tokens) >= MOST_CALLERS:
-                del self._tokens[next(iter(self._tokens))]
+            self._sweep_at_us = now_us + _SWEEP_US
+        if audit_id not in self._tokens and len(self._tokens) >= MOST_CALLERS:
+            del self._tokens[next(iter(self._tokens))]
         self._tokens[audit_id] = (expires_at_us, token)
 
     def of(self, ctx: Context) -> str | None:
