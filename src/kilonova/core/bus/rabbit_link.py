@@ -71,6 +71,8 @@ def why(error: BaseException) -> str:
             return "it refused the user name or the password"
         case TimeoutError():
             return "it does not answer"
+        case asyncio.CancelledError():
+            return "it gave no sign of life"
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted ({error.verify_message})"
     inner = error.__cause__
@@ -98,6 +100,8 @@ class Link:
         self._served: Channel
         self._topics: Channel
         self._notices: Channel | None = None
+        self._control: Channel | None = None
+        self._asking = asyncio.Lock()
 
     @property
     def alive(self) -> bool:
@@ -200,18 +204,19 @@ class Link:
     async def there(self, address: str) -> tuple[int, int] | None:
         """How many messages wait for an address, and how many processes serve it. None: it has no queue."""
         try:
-            async with asyncio.timeout(ANSWER_S):
-                channel = await self._connection.channel(publisher_confirms=False)
-                try:
-                    found = await channel.queue_declare(PREFIX + address, passive=True)
-                except aiormq.exceptions.ChannelNotFoundEntity:
-                    return None
-                await channel.close()
+            async with self._asking, asyncio.timeout(ANSWER_S):
+                if self._control is None or self._control.is_closed:
+                    self._control = cast(Channel, await self._connection.channel(publisher_confirms=False))
+                found = await self._control.queue_declare(PREFIX + address, passive=True)
                 return found.message_count or 0, found.consumer_count or 0
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            self._control = None  # the broker closes a channel that asks for what is not there
+            return None
         except TimeoutError:
             self.end("it does not answer")
             raise BrokerAway("The message broker does not answer.") from None
         except LOST as error:
+            self._control = None
             raise BrokerAway(why(error)) from None
 
     # ---- addresses
@@ -227,11 +232,9 @@ class Link:
         channel, tag = self.serving.pop(address)
         await channel.basic_cancel(tag)
         found = await self.there(address)
-        if found is not None and found[1] == 0:
+        if found is not None and found[1] == 0 and self._control is not None:
             with contextlib.suppress(*LOST):
-                own = await self._connection.channel(publisher_confirms=False)
-                await own.queue_delete(PREFIX + address, if_unused=True)
-                await own.close()
+                await self._control.queue_delete(PREFIX + address, if_unused=True)
 
     # ---- topics
 

@@ -122,8 +122,7 @@ class RabbitBus:
         if link is not None:
             with contextlib.suppress(TimeoutError, Error, *LOST):
                 async with asyncio.timeout(DRAIN_S):
-                    for address in list(link.serving):
-                        await link.silence(address)
+                    await asyncio.gather(*(link.silence(address) for address in list(link.serving)))
                     while self._running or self._notices:  # noqa: ASYNC110  (the end of a process: no event is worth its upkeep)
                         await asyncio.sleep(0.02)
         await self._tasks.stop()
