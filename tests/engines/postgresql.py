@@ -34,6 +34,7 @@ class PostgreSQL(Server):
             "max_connections=200",
             "shared_buffers=64MB",
             "wal_level=replica",
+            "deadlock_timeout=50ms",
             "log_min_messages=warning",
             *self.settings,
         )

@@ -139,7 +139,7 @@ class PostgreSQL:
             return Trouble.AGAIN
         if code == "25006":
             return Trouble.ELSEWHERE
-        if code in UNFIT or (isinstance(error, asyncpg.exceptions.DataError | asyncpg.DataError) and "out of range" in str(error)):
+        if code in UNFIT or (isinstance(error, InterfaceError) and "out of range" in str(error)):
             return Trouble.UNFIT
         if code in GONE or code.startswith("08") or isinstance(error, _BROKEN):
             return Trouble.GONE
