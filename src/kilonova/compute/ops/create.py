@@ -1,8 +1,8 @@
 """From a request to a running guest.
 
 begin    quota, number, mapping, build request and operation in one transaction of the api side; then the client has its 202.
-run      pick a host, claim its resources in placement, write the server into the host's cell, make and bind ports, wait until the
-         dataplane has wired them, start the guest, and settle it ACTIVE. A host that fails is undone and the next one is tried.
+run      pick a host, claim its resources in placement; write the server into the host's cell, and meanwhile make and bind ports and
+         wait until the dataplane has wired them; start the guest, and settle it ACTIVE. A host that fails is undone and the next one is tried.
 recover  is run: each step finds what an earlier life has done already (row, claim, ports, guest) and goes on from there.
 
 A delete that arrives meanwhile raises the server's generation; this verb notices at its next step and leaves the cleaning to the delete.
@@ -178,9 +178,10 @@ async def _build_on(
     async with Undo(c.log, lambda: c.api_ops.held(op)) as undo:
         undo.push(c.unclaim, ctx, server, host.host)
         try:
-            await _place(c, op, server, host, scheduling)
             undo.push(c.network.release, ctx, server.id)
-            placed = await _wired(c, op, args, server, host, first=first)
+            both = [_place(c, op, server, host, scheduling), _wired(c, op, args, server, host, first=first)]
+            _, placed = await c.tasks.gather(f"create {server.id}", both)
+            await superseded(c, server.id, GENERATION)
             guest = await guest_of(c, placed, image=args.image)
             sent = True
             done = await c.send(host.host, rpc.Spawn(fence=_fence(op, 1), guest=guest), timeout_s=900)
@@ -213,7 +214,6 @@ async def _wired(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
     nics = tuple(nic_of(n) for n in await c.network.allocate(op.ctx, request))
     if nics:
         await c.network.wait_wired(op.ctx, server.id, c.settings["DEFAULT"].vif_plugging_timeout)
-    await superseded(c, server.id, GENERATION)
     return msgspec.structs.replace(
         server, nics=nics, host=host.host, node=host.hypervisor_hostname, availability_zone=host.availability_zone
     )
