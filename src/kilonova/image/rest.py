@@ -7,7 +7,7 @@ by the rules of Glance's default policy. Bytes are checked against size and hash
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -29,7 +29,7 @@ _OCTETS = "application/octet-stream"
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NAME = re.compile(r"[^/~\x00-\x1f]{1,255}")
 _ATTRIBUTES = ("name", "min_disk", "min_ram", "visibility", "protected", "os_hidden", "disk_format", "container_format")
-_NO_PROPERTIES = {*ImageInfo.__struct_fields__, "self", "file", "schema", "locations", "direct_url", "stores", "owner_specified"}
+_NO_PROPERTIES = {*ImageInfo.__struct_fields__, "self", "file", "schema", "locations", "direct_url", "stores"}
 _BY_STATUS: dict[int, type[errors.Error]] = {
     400: errors.BadRequest,
     403: errors.Forbidden,
@@ -73,6 +73,19 @@ class _Member(msgspec.Struct, frozen=True):
     member_id: str
 
 
+class _Acting(NamedTuple):
+    """Whose token goes there for the whole of a call: settled once, so that a check cannot be left out for a token that then is gone."""
+
+    ctx: Context
+    token: str | None
+    """The user's own; None: ours."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether the user's rights are to be looked at here."""
+        return self.token is None and not self.ctx.is_admin
+
+
 class RestImages:
     """`url` empty: where the catalog says."""
 
@@ -110,70 +123,69 @@ class RestImages:
     # ---- the contract
 
     async def get(self, ctx: Context, image_id: str) -> ImageInfo:
-        image = info(self._checked(await self._ask(ctx, "GET", _path(image_id)), image_id))
-        if not await self._visible(ctx, image):
-            raise ImageNotFound(image=image_id)
-        return image
+        return await self._get(self._acting(ctx), image_id)
 
     async def list(self, ctx: Context, filters: ImageFilters) -> "list[ImageInfo]":
         """`hidden` None means what False does: the v2 API lists one kind or the other."""
-        query = _query(filters)
-        if self._judges(ctx) and not ctx.is_admin:
-            # Rare, since lists are asked for by users: what a service may see is narrowed to what the user may.
+        query, me = _query(filters), self._acting(ctx)
+        if me.judged:
+            # Rare, since lists are asked for by users: what a service may see is narrowed to what is the project's own.
             query["owner"] = ctx.project_id or "nobody"
-        answer = self._checked(await self._ask(ctx, "GET", "/v2/images", query=query), filters.marker or "")
+        answer = self._checked(await self._ask(me, "GET", "/v2/images", query=query), filters.marker or "")
         return [info_of(bytes(raw)) for raw in answer.json(_Page).images]
 
     async def create(self, ctx: Context, new: NewImage) -> str:
         for name in new.properties:
             _check_name(name)
-        owner = new.owner or ctx.project_id
-        if self._judges(ctx) and not ctx.is_admin:
+        me, owner = self._acting(ctx), new.owner or ctx.project_id
+        if me.judged:
             if "member" not in ctx.roles or owner != ctx.project_id:
                 raise Forbids(rule="add_image")
             if new.visibility == "public":
                 raise Forbids(rule="publicize_image")
         body: dict[str, Any] = {name: getattr(new, name) for name in (*_ATTRIBUTES, "id") if getattr(new, name, None) is not None}
-        body |= {"tags": new.tags, **{name: value for name, value in new.properties.items() if name not in _NO_PROPERTIES}}
-        if owner is not None and (new.owner or self._judges(ctx)):
+        body |= {"tags": new.tags, **new.properties}
+        if owner is not None and (new.owner or me.token is None):
             body["owner"] = owner
-        return info(self._checked(await self._ask(ctx, "POST", "/v2/images", body=body), new.id or "")).id
+        return info(self._checked(await self._ask(me, "POST", "/v2/images", body=body), new.id or "")).id
 
     async def update(
         self, ctx: Context, image_id: str, properties: dict[str, str], remove: tuple[str, ...] = (), **attributes: str | int | bool | None
     ) -> ImageInfo:
-        now = await self._changeable(ctx, image_id, "modify_image")
-        if self._judges(ctx) and not ctx.is_admin and attributes.get("visibility") == "public":
+        me = self._acting(ctx)
+        now = await self._changeable(me, image_id, "modify_image")
+        if me.judged and attributes.get("visibility") == "public":
             raise Forbids(rule="publicize_image")
         for name in attributes:
             if name not in _ATTRIBUTES:
                 raise NoSuchProperty(name=name)
         changes = [{"op": "replace", "path": f"/{name}", "value": value} for name, value in attributes.items()]
-        changes += [
-            {"op": "remove", "path": f"/{_check_name(name)}"} for name in remove if name in now.properties and name not in properties
-        ]
+        gone = [name for name in remove if name in now.properties and name not in properties]
+        changes += [{"op": "remove", "path": f"/{_check_name(name)}"} for name in gone]
         changes += [{"op": "add", "path": f"/{_check_name(name)}", "value": value} for name, value in properties.items()]
         if not changes:
             return now
-        return info(self._checked(await self._ask(ctx, "PATCH", _path(image_id), body=changes, kind=_PATCH), image_id))
+        return info(self._checked(await self._ask(me, "PATCH", _path(image_id), body=changes, kind=_PATCH), image_id))
 
     async def delete(self, ctx: Context, image_id: str) -> None:
-        if self._judges(ctx) and not ctx.is_admin:
-            await self._changeable(ctx, image_id, "delete_image")
-        answer = await self._ask(ctx, "DELETE", _path(image_id))
+        me = self._acting(ctx)
+        if me.judged:
+            await self._changeable(me, image_id, "delete_image")
+        answer = await self._ask(me, "DELETE", _path(image_id))
         if answer.status == 404:
             raise ImageToDeleteNotFound(image=image_id)
         self._checked(answer, image_id)
 
     async def read(self, ctx: Context, image_id: str, offset: int, length: int) -> bytes:
-        await self._may_download(ctx, image_id)
+        me = self._acting(ctx)
+        await self._may_download(me, image_id)
         out = bytearray()
         try:
-            async for piece in self._bytes(ctx, image_id, offset, length):
+            async for piece in self._bytes(me, image_id, offset, length):
                 out += piece
         except Unavailable:
             # Glance answers 500 when a piece of an image is wanted that holds nothing yet.
-            if (await self.get(ctx, image_id)).size is not None:
+            if (await self._get(me, image_id)).size is not None:
                 raise
         return bytes(out)
 
@@ -183,24 +195,26 @@ class RestImages:
 
     async def write(self, ctx: Context, image_id: str, path: str) -> ImageInfo:
         """Raises Damaged when what arrived is not what was sent."""
-        if self._judges(ctx) and not ctx.is_admin:
-            await self._changeable(ctx, image_id, "upload_image")
-        peer, headers = await self._peer_and_headers(ctx)
+        me = self._acting(ctx)
+        if me.judged:
+            await self._changeable(me, image_id, "upload_image")
+        peer, headers = await self._peer_and_headers(me)
         body = local.pieces(self.runtime, path)
         self._checked(await peer.ask("PUT", f"{_path(image_id)}/file", headers, body=body, kind=_OCTETS), image_id)
-        image = await self.get(ctx, image_id)
+        image = await self._get(me, image_id)
         await self._verify(image, path)
         return image
 
     async def download(self, ctx: Context, image_id: str, path: str) -> None:
         """All bytes into a file, from where they broke off if they do. Raises Damaged when they are not what the image tells."""
-        image = await self.get(ctx, image_id)
-        await self._may_download(ctx, image_id)
+        me = self._acting(ctx)
+        image = await self._get(me, image_id)
+        await self._may_download(me, image_id)
         at = 0
         await self.runtime.blocking(files.write_at, path, 0, b"", pool="image-fetch")  # an empty image is a file too
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                async for piece in self._bytes(ctx, image_id, at, None):
+                async for piece in self._bytes(me, image_id, at, None):
                     await self.runtime.blocking(files.write_at, path, at, piece, pool="image-fetch")
                     at += len(piece)
                 break
@@ -211,12 +225,12 @@ class RestImages:
 
     # ---- bytes
 
-    async def _bytes(self, ctx: Context, image_id: str, offset: int, length: int | None) -> AsyncIterator[bytes]:
+    async def _bytes(self, me: _Acting, image_id: str, offset: int, length: int | None) -> AsyncIterator[bytes]:
         """From `offset` on, in pieces of at most PIECE_BYTES. A Glance whose store cannot seek answers with everything: the rest of it is
         left."""
         if length is not None and length <= 0:
             return
-        peer, headers = await self._peer_and_headers(ctx)
+        peer, headers = await self._peer_and_headers(me)
         if offset or length is not None:
             headers = {**headers, "range": f"bytes={offset}-{'' if length is None else offset + length - 1}"}
         skip, left = offset, length
@@ -253,36 +267,41 @@ class RestImages:
 
     # ---- who may what
 
-    def _judges(self, ctx: Context) -> bool:
-        """Whether our own token goes there, so that the user's rights are to be looked at here."""
-        return self._callers.of(ctx) is None
+    def _acting(self, ctx: Context) -> _Acting:
+        return _Acting(ctx, self._callers.of(ctx))
 
-    async def _visible(self, ctx: Context, image: ImageInfo) -> bool:
-        if not self._judges(ctx) or ctx.is_admin or image.visibility in ("public", "community"):
+    async def _get(self, me: _Acting, image_id: str) -> ImageInfo:
+        image = info(self._checked(await self._ask(me, "GET", _path(image_id)), image_id))
+        if me.judged and not await self._visible(me, image):
+            raise ImageNotFound(image=image_id)
+        return image
+
+    async def _visible(self, me: _Acting, image: ImageInfo) -> bool:
+        if image.visibility in ("public", "community"):
             return True
-        if ctx.project_id is None:
+        if me.ctx.project_id is None:
             return False
-        return image.owner == ctx.project_id or (image.visibility == "shared" and await self._member(ctx, image.id))
+        return image.owner == me.ctx.project_id or (image.visibility == "shared" and await self._member(me, image.id))
 
-    async def _member(self, ctx: Context, image_id: str) -> bool:
-        answer = await self._ask(ctx, "GET", f"{_path(image_id)}/members/{ctx.project_id}")
-        return answer.status == 200 and answer.json(_Member).member_id == ctx.project_id
+    async def _member(self, me: _Acting, image_id: str) -> bool:
+        answer = await self._ask(me, "GET", f"{_path(image_id)}/members/{me.ctx.project_id}")
+        return answer.status == 200 and answer.json(_Member).member_id == me.ctx.project_id
 
-    async def _changeable(self, ctx: Context, image_id: str, rule: str) -> ImageInfo:
-        image = await self.get(ctx, image_id)
-        if self._judges(ctx) and not ctx.is_admin and (image.owner != ctx.project_id or "member" not in ctx.roles):
+    async def _changeable(self, me: _Acting, image_id: str, rule: str) -> ImageInfo:
+        image = await self._get(me, image_id)
+        if me.judged and (image.owner != me.ctx.project_id or "member" not in me.ctx.roles):
             raise Forbids(rule=rule)
         return image
 
-    async def _may_download(self, ctx: Context, image_id: str) -> None:
-        if self._judges(ctx) and not ctx.is_admin:
-            await self.get(ctx, image_id)
-            if "member" not in ctx.roles:
+    async def _may_download(self, me: _Acting, image_id: str) -> None:
+        if me.judged:
+            await self._get(me, image_id)
+            if "member" not in me.ctx.roles:
                 raise Forbids(rule="download_image")
 
     # ---- asking
 
-    async def _peer_and_headers(self, ctx: Context) -> tuple[Peer, dict[str, str]]:
+    async def _peer_and_headers(self, me: _Acting) -> tuple[Peer, dict[str, str]]:
         """A service acts with our token. So does a user whose token is not known here; else his goes there, and ours vouches for it."""
         if self._peer is None:
             url, settings = await self.url(), self.settings
@@ -295,21 +314,21 @@ class RestImages:
                 insecure=settings.insecure,
                 transport=self._transport,
             )
-        mine, theirs = await self._mine.get(), self._callers.of(ctx)
-        return self._peer, {"x-auth-token": mine} if theirs is None else {"x-auth-token": theirs, "x-service-token": mine}
+        mine = await self._mine.get()
+        return self._peer, {"x-auth-token": mine} if me.token is None else {"x-auth-token": me.token, "x-service-token": mine}
 
     async def _ask(
-        self, ctx: Context, method: str, path: str, *, body: Any = None, kind: str = "application/json", query: Query = None
+        self, me: _Acting, method: str, path: str, *, body: Any = None, kind: str = "application/json", query: Query = None
     ) -> Answer:
         """When a token is refused: once more with a new one of ours."""
-        peer, headers = await self._peer_and_headers(ctx)
+        peer, headers = await self._peer_and_headers(me)
         answer = await peer.ask(method, path, headers, body=body, kind=kind, query=query)
         if answer.status == 401:
             await self._mine.renew(headers.get("x-service-token") or headers["x-auth-token"])
-            peer, headers = await self._peer_and_headers(ctx)
+            peer, headers = await self._peer_and_headers(me)
             answer = await peer.ask(method, path, headers, body=body, kind=kind, query=query)
             if answer.status == 401:
-                if self._judges(ctx):
+                if me.token is None:
                     self.log.error("the image service refuses our service user", url=peer.url, text=sentence(answer.body))
                     raise Unavailable(f"The image service at {peer.url} does not accept this service's own user; tell the operator.")
                 raise Unauthorized
