@@ -5,6 +5,7 @@ PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 UP_ARGS ?=
 SEED ?= 1
+MINUTES ?= 10
 export SUITE
 SCRIPTS := guest/build-guest-image guest/smoke-guest-image conformance/run-tempest conformance/run-suites
 
@@ -56,8 +57,8 @@ guest-smoke: setup ## boot the guest image under bare QEMU and try everything in
 bench: setup ## the benchmarks of bench/, JSON to bench/out/, a table to the terminal (ONLY="boot reads" for some rows)
 	@$(PYTHON) bench/run.py $(BENCH_ARGS) $(ONLY)
 
-sim: setup ## the whole cloud on a virtual clock with seeded faults (SEED=n)
-	@if [ -d tests/sim ]; then KILONOVA_SEED=$(SEED) $(PYTHON) -m pytest -v tests/sim $(PYTEST_ARGS); else echo "make sim: there is no tests/sim yet"; exit 1; fi
+sim: setup ## a whole cloud on a virtual clock under seeded faults (SEED=n MINUTES=10); the last line is the digest of its log
+	@$(PYTHON) tools/sim.py --seed $(SEED) --minutes $(MINUTES)
 
 probe: setup ## real processes, killed at random moments
 	@if [ -d tests/probe ]; then $(PYTHON) -m pytest -v tests/probe $(PYTEST_ARGS); else echo "make probe: there is no tests/probe yet"; exit 1; fi

@@ -156,8 +156,25 @@ class ComputeService:
         if host.created_at == host.seen_at:
             self.notifier.emit(service_context("compute"), "service.create", f"nova-compute:{host.host}", service_payload(host))
         there = await servers.of_host(self.cell_db, told.host)
+        try:
+            await self._look_at_addresses([s for s in there if s.task is None])
+        except Exception as error:
+            self.log.warning("addresses were not compared", host=told.host, error=error)
         settled = {s.id: (s.generation, s.power_state) for s in there if s.task is None}
         return rpc.HostAccepted(host_id=host.id, servers=tuple(s.id for s in there), complete=True, settled=settled)
+
+    async def _look_at_addresses(self, there: list[Server]) -> None:
+        """Mend the addresses of servers of which a change was not told."""
+        true = await self.network.nics_of(service_context("compute"), tuple(s.id for s in there)) if there else {}
+        for server in there:
+            nics = tuple(nic_of(n) for n in true.get(server.id, ()))
+            if nics != server.nics and server.state != "error":
+                self.log.info("addresses have changed unnoticed", server=server.id)
+
+                async def body(tx: Transaction, server: Server = server, nics: tuple[Nic, ...] = nics) -> None:
+                    await servers.update_at(tx, server.id, server.generation, server.updated_at, nics=nics)
+
+                await self.cell_db.transact(body)
 
     async def hosts_alive(self, told: rpc.Alive) -> None:
         await self.hosts.alive(list(told.hosts))

@@ -26,13 +26,14 @@ from kilonova.testing import simulation
 from kilonova.testing.cloud import WholeCloud
 from kilonova.testing.faults import FaultRuntime, FaultyDataplane, FaultyHypervisor, FaultyStore, Weather, Wires
 from kilonova.testing.invariants import Watch, at_rest, open_operations
+from kilonova.testing.simulation import Killed
 from kilonova.testing.workload import PEOPLE, Told, Workload
 
 HOSTS = 20
 MINUTES = 10.0
-GAP_REQUEST_S = 1.4
-GAP_FAULT_S = 8.0
-"""Mean pauses: 43 wishes (more requests) and 7.5 faults a minute."""
+GAP_REQUEST_S = 1.0
+GAP_FAULT_S = 6.0
+"""Mean pauses: 60 wishes (some take several requests) and 10 faults a minute."""
 LOOK_S = 5.0
 REST_S = 900.0
 """By then nothing may be under way any more."""
@@ -83,7 +84,7 @@ class World:
         self.digest = hashlib.sha256()
         self.log: collections.deque[str] = collections.deque(maxlen=4000)
         self.started_at = 0.0
-        self.done = False
+        self.ready = self.done = False
         self.last: Cloud | None = None
 
     def failed(self, text: str) -> None:
@@ -153,10 +154,7 @@ class Life:
 
     async def run(self) -> None:
         world, weather, runtime = self.world, self.world.weather, self.runtime
-        await self.whole.start()
-        if not world.ids:
-            await self._prepare()
-        await self.work.log_in()
+        await self._start()
         self.tasks.every("look", LOOK_S, self._look)
         weather.calm = False
         end = world.started_at + world.minutes * 60
@@ -170,6 +168,28 @@ class Life:
         await self.tasks.stop()
         await self.whole.stop()
 
+    async def _start(self) -> None:
+        """The first start is in peace; later ones may be killed, or meet a disk that fails: then there is one more."""
+        world, weather, runtime = self.world, self.world.weather, self.runtime
+        if not world.ready:
+            await self.whole.start()
+            await self._prepare()
+            await self.work.log_in()
+            return
+        trouble = runtime.monotonic() < world.started_at + world.minutes * 60 and weather.dice(0.4)
+        if trouble and weather.dice(0.5):
+            runtime.kill_at = weather.chance.randint(1, 150)
+        weather.calm = not trouble
+        try:
+            await self.whole.start()
+            await self.work.log_in()
+        except Exception as error:
+            if not trouble:
+                raise
+            runtime.note(f"the start failed: {type(error).__name__}: {error}")
+            runtime.dead = True
+            raise Killed from None
+
     async def _prepare(self) -> None:
         world = self.world
         token = await self.whole.token()
@@ -182,6 +202,7 @@ class Life:
         found = (await network.get("/v2.0/networks?name=public")).json["networks"]
         world.ids["public"] = found[0]["id"]
         world.started_at = self.runtime.monotonic()
+        world.ready = True
 
     async def _look(self) -> None:
         for text in await self.world.watch.look(self.cloud, self.runtime.monotonic()):
@@ -217,7 +238,7 @@ class Life:
         chance = self.world.weather.chance
         kinds = [
             (3, self.death), (3, self.commit_before), (3, self.commit_after), (1, self.slow_disk), (4, self.bus), (3, self.partition),
-            (3, self.agent_death), (2, self.host_death), (3, self.driver_errors), (2, self.driver_hangs), (3, self.guest_by_itself),
+            (3, self.agent_death), (2, self.host_death), (3, self.driver_errors), (2, self.driver_hangs), (5, self.guest_by_itself),
             (3, self.dataplane_errors), (1, self.clock_jump), (1, self.image_disk_fails), (1, self.image_disk_full), (1, self.sleeps),
         ]  # fmt: skip
         while True:
@@ -350,8 +371,13 @@ class Life:
         )
         cloud.compute_agents.append(compute)
         cloud.network_agents.append(network)
-        await network.start()
-        await compute.start()
+        try:
+            await network.start()
+            await compute.start()
+        except RuntimeError:
+            if not (network.tasks.closed and compute.tasks.closed):
+                raise
+            self.runtime.note(f"{host} is gone again before it was back")
 
 
 def run(seed: int, minutes: float = MINUTES, *, hosts: int = HOSTS) -> Result:
