@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 import sqlalchemy as sa
-from asyncpg.exceptions import InterfaceError, InvalidCachedStatementError, OutdatedSchemaCacheError, PostgresError  # type: ignore[import-untyped]
+from asyncpg.exceptions import InterfaceError, InternalClientError, InvalidCachedStatementError, OutdatedSchemaCacheError, PostgresError  # type: ignore[import-untyped]
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.postgresql.base import PGTypeCompiler
 
@@ -19,7 +19,8 @@ KEPT_STATEMENTS = 1024
 AGAIN = {"40001", "40P01", "55P03"}
 GONE = {"57P01", "57P02", "57P03", "57P05", "25P03", "53300"}
 UNFIT = {"22001", "22003", "22021"}
-_BROKEN = (OSError, TimeoutError, EOFError)
+_BROKEN = (OSError, TimeoutError, EOFError, InternalClientError)
+"""The last one when a server says farewell between two statements."""
 
 
 class _Types(PGTypeCompiler):
@@ -139,7 +140,7 @@ class PostgreSQL:
             return Trouble.AGAIN
         if code == "25006":
             return Trouble.ELSEWHERE
-        if code in UNFIT or (isinstance(error, InterfaceError) and "out of range" in str(error)):
+        if code in UNFIT or ((code == "22000" or isinstance(error, InterfaceError)) and " range" in str(error)):
             return Trouble.UNFIT
         if code in GONE or code.startswith("08") or isinstance(error, _BROKEN):
             return Trouble.GONE
