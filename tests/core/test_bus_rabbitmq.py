@@ -348,6 +348,73 @@ def test_a_caller_hears_that_somebody_is_at_it_and_notices_when_nobody_is(rabbit
     run(test)
 
 
+def test_queues_that_stand_already_are_taken_as_they_are(rabbit: Rabbit) -> None:
+    """Two processes with other settings share an address, and a queue of notifications that its reader has declared in its own way."""
+
+    async def test() -> None:
+        async with connected(rabbit.url) as here, connected(rabbit.url, queue_length=7) as one, connected(rabbit.url) as two:
+            where, queue = address(), address()
+            one.serve(where, echo(name="one"))
+            await one.ready()
+            two.serve(where, echo(name="two"))
+            await two.ready()
+            answers = {(await here.call(where, Heartbeat(host="h"))).network_id for _ in range(10)}
+            assert answers == {"one", "two"} and not two.reconnects
+            connection = Connection(URL(rabbit.url.replace("rabbit://", "amqp://")))
+            await connection.connect()
+            channel = await connection.channel()
+            await channel.queue_declare(queue)
+            here.notify("nova", queue, b"{}")
+            for _ in range(100):
+                got = await channel.basic_get(queue, no_ack=True)
+                if got.body:
+                    break
+                await asyncio.sleep(0.02)
+            await connection.close()
+            assert got.body == b"{}"
+
+    run(test)
+
+
+def test_a_very_long_call_is_acknowledged_early(rabbit: Rabbit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rabbitmq, "WORKING_S", 0.05)
+    monkeypatch.setattr(rabbitmq, "LONG_S", 0.1)
+
+    async def test() -> None:
+        async with connected(rabbit.url) as here, connected(rabbit.url) as there:
+            where, go = address(), asyncio.Event()
+
+            async def handle(message: Heartbeat) -> NetworkReady:
+                await go.wait()
+                return NetworkReady(network_id="done")
+
+            there.serve(where, {Heartbeat: handle})
+            await there.ready()
+            call = asyncio.ensure_future(here.call(where, Heartbeat(host="h"), 20.0))
+            await until(lambda: there._jobs)
+            [job] = there._jobs.values()
+            await until(lambda: job.tag is None)
+            go.set()
+            assert await call == NetworkReady(network_id="done")
+            assert there.connected and not there.reconnects
+
+    run(test)
+
+
+def test_memory_of_replies_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rabbitmq, "REMEMBERED", 3)
+    monkeypatch.setattr(rabbitmq, "REMEMBERED_BYTES", 1000)
+    memory = rabbitmq._Memory()
+    for n in range(5):
+        memory.put(str(n), b"x")
+    assert [n for n in range(5) if memory.get(str(n))] == [2, 3, 4]
+    memory.put("big", b"x" * 990)
+    assert memory.get("big") and memory.get("3") and not memory.get("2")
+    memory.put("huge", b"x" * 70_000)
+    with pytest.raises(Unreachable):
+        wire.read_reply(memory.get("huge") or b"")
+
+
 def test_a_queue_that_the_broker_drops_is_made_again(rabbit: Rabbit) -> None:
     async def test() -> None:
         async with connected(rabbit.url) as here, connected(rabbit.url) as there:

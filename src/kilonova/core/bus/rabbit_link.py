@@ -3,7 +3,7 @@
 A link never comes back: whoever holds it (`rabbitmq.RabbitBus`) opens another. The connection is that of aio-pika's own transport,
 aiormq, because reconnection is ours and aio-pika's objects around each message cost as much as the message.
 
-Names on the broker are part of the wire, and so are the arguments of queues: two versions that declare differently lock each other out.
+Names on the broker are part of the wire. Arguments of queues are those of whoever declared them first.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 import aiormq
@@ -197,17 +197,15 @@ class Link:
         with contextlib.suppress(*LOST):
             await self._served.basic_publish(data, routing_key=reply_to, properties=properties, wait=False)
 
-    async def acknowledge(self, tag: int | None) -> None:
+    async def acknowledge(self, tag: int) -> None:
         with contextlib.suppress(*LOST):
-            await self._served.basic_ack(tag or 0, wait=False)
+            await self._served.basic_ack(tag, wait=False)
 
     async def there(self, address: str) -> tuple[int, int] | None:
         """How many messages wait for an address, and how many processes serve it. None: it has no queue."""
         try:
             async with self._asking, asyncio.timeout(ANSWER_S):
-                if self._control is None or self._control.is_closed:
-                    self._control = cast(Channel, await self._connection.channel(publisher_confirms=False))
-                found = await self._control.queue_declare(PREFIX + address, passive=True)
+                found = await (await self._controlling()).queue_declare(PREFIX + address, passive=True)
                 return found.message_count or 0, found.consumer_count or 0
         except aiormq.exceptions.ChannelNotFoundEntity:
             self._control = None  # the broker closes a channel that asks for what is not there
@@ -219,11 +217,24 @@ class Link:
             self._control = None
             raise BrokerAway(why(error)) from None
 
+    async def _controlling(self) -> Channel:
+        if self._control is None or self._control.is_closed:
+            self._control = cast(Channel, await self._connection.channel(publisher_confirms=False))
+        return self._control
+
+    async def _declare(self, act: Callable[[Channel], Awaitable[Any]]) -> None:
+        """What stands already, declared otherwise (another version, other settings, another's consumer), is taken as it is."""
+        async with self._asking:
+            try:
+                await act(await self._controlling())
+            except aiormq.exceptions.ChannelPreconditionFailed:
+                self._control = None
+
     # ---- addresses
 
     async def serve(self, address: str, take: Take) -> None:
         arguments: FieldTable = {"x-max-length": self.options.queue_length, "x-overflow": "reject-publish", "x-expires": IDLE_QUEUE_MS}
-        await self._served.queue_declare(PREFIX + address, arguments=arguments)
+        await self._declare(lambda channel: channel.queue_declare(PREFIX + address, arguments=arguments))
         consuming = await self._served.basic_consume(PREFIX + address, self._taker(take))
         self.serving[address] = self._served, str(consuming.consumer_tag)
 
@@ -269,8 +280,8 @@ class Link:
                 self._notices = cast(Channel, await self._connection.channel())
             if queue not in self._exchanges:
                 arguments: FieldTable = {"x-queue-type": "quorum"} if quorum else {}
-                await self._notices.exchange_declare(exchange, exchange_type="topic", durable=quorum)
-                await self._notices.queue_declare(queue, durable=quorum, arguments=arguments)
+                await self._declare(lambda channel: channel.exchange_declare(exchange, exchange_type="topic", durable=quorum))
+                await self._declare(lambda channel: channel.queue_declare(queue, durable=quorum, arguments=arguments))
                 await self._notices.queue_bind(queue, exchange, routing_key=queue)
                 self._exchanges[queue] = None
             properties = Basic.Properties(

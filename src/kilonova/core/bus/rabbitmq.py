@@ -28,8 +28,10 @@ from kilonova.core.tasks import Tasks
 WORKING_S = 3.0
 SILENT_S = 9.0
 REMEMBERED = 4096
-REMEMBERED_BYTES = 65_536
-"""A longer reply is not kept for a message that comes again."""
+REMEMBERED_BYTES = 16 << 20
+LONGEST_REMEMBERED = 65_536
+LONG_S = 600.0
+"""A call that runs longer is acknowledged: the broker closes a channel that keeps a message for half an hour."""
 HELD_NOTICES = 1000
 DRAIN_S = 5.0
 Admit = Callable[[str, str], bool]
@@ -48,16 +50,34 @@ class _Waiting:
 
 
 class _Job:
-    """A call to us. Link and tag change when it is delivered again."""
+    """A call to us that runs. Link and tag change when it is delivered again; without a tag it has been acknowledged."""
 
-    __slots__ = ("began", "done", "link", "reply_to", "tag")
+    __slots__ = ("began", "link", "reply_to", "tag")
 
     def __init__(self, link: Link, tag: int | None, reply_to: str, now: float) -> None:
         self.link = link
         self.tag = tag
         self.reply_to = reply_to
         self.began = now
-        self.done: bytes | None = None
+
+
+class _Memory:
+    """Replies of calls that have ended, for messages that come again: the newest, bounded in number and in bytes."""
+
+    def __init__(self) -> None:
+        self._replies: OrderedDict[str, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, ident: str) -> bytes | None:
+        return self._replies.get(ident)
+
+    def put(self, ident: str, reply: bytes) -> None:
+        if len(reply) > LONGEST_REMEMBERED:
+            reply = wire.refusal(Unreachable(address="The receiver, which has the answer no more,"))
+        self._replies[ident] = reply
+        self._bytes += len(reply)
+        while len(self._replies) > REMEMBERED or self._bytes > REMEMBERED_BYTES:
+            self._bytes -= len(self._replies.popitem(last=False)[1])
 
 
 class RabbitBus:
@@ -81,8 +101,8 @@ class RabbitBus:
         self._steady.set()
         self._up = asyncio.Event()
         self._waiting: dict[str, _Waiting] = {}
-        self._jobs: OrderedDict[str, _Job] = OrderedDict()
-        self._running = 0
+        self._jobs: dict[str, _Job] = {}
+        self._done = _Memory()
         self._notices: deque[tuple[str, str, bytes, str, bool]] = deque()
         self._noticing = False
         self._dropped_notices = 0
@@ -123,7 +143,7 @@ class RabbitBus:
             with contextlib.suppress(TimeoutError, Error, *LOST):
                 async with asyncio.timeout(DRAIN_S):
                     await asyncio.gather(*(link.silence(address) for address in list(link.serving)))
-                    while self._running or self._notices:  # noqa: ASYNC110  (the end of a process: no event is worth its upkeep)
+                    while self._jobs or self._notices:  # noqa: ASYNC110  (the end of a process: no event is worth its upkeep)
                         await asyncio.sleep(0.02)
         await self._tasks.stop()
         if self._link is not None:
@@ -244,17 +264,15 @@ class RabbitBus:
     def _taken(self, link: Link, address: str, message: DeliveredMessage) -> None:
         properties = message.header.properties
         ident, reply_to = properties.message_id or "", properties.reply_to or ""
-        job = self._jobs.get(ident)
-        if job is not None:
-            job.link, job.tag = link, message.delivery_tag
-            if job.done is not None:
-                self._start("answer again", self._finish(ident, job, job.done))
+        running, done = self._jobs.get(ident), self._done.get(ident)
+        if running is not None:
+            running.link, running.tag = link, message.delivery_tag
             return
-        job = self._jobs[ident] = _Job(link, message.delivery_tag, reply_to, self._runtime.monotonic())
-        while len(self._jobs) > REMEMBERED and next(iter(self._jobs.values())).done is not None:
-            self._jobs.popitem(last=False)
+        job = _Job(link, message.delivery_tag, reply_to, self._runtime.monotonic())
         user = properties.user_id or ""
-        if message.redelivered:
+        if done is not None:
+            self._start("answer again", self._finish(ident, job, done))
+        elif message.redelivered:
             self.refused += 1
             self._log.warning("a message whose first receiver has gone is not run again", address=address, message_id=ident)
             self._start("refuse", self._finish(ident, job, wire.refusal(Unreachable(address=address))))
@@ -262,7 +280,7 @@ class RabbitBus:
             self._log.warning("a message of a broker user who may not send it", address=address, user=user)
             self._start("refuse", self._finish(ident, job, wire.refusal(Forbidden("This broker user may not send there."))))
         else:
-            self._running += 1
+            self._jobs[ident] = job
             self._start(f"message to {address}", self._handle(address, ident, job, bytes(message.body), user))
 
     def _start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -274,8 +292,9 @@ class RabbitBus:
     async def _handle(self, address: str, ident: str, job: _Job, data: bytes, user: str) -> None:
         try:
             reply = await self._run(address, data, user)
+            self._done.put(ident, reply)
         finally:
-            self._running -= 1
+            self._jobs.pop(ident, None)
         await self._finish(ident, job, reply)
 
     async def _run(self, address: str, data: bytes, user: str) -> bytes:
@@ -298,14 +317,12 @@ class RabbitBus:
             return wire.refusal(wire.RemoteFailed(address=address))
 
     async def _finish(self, ident: str, job: _Job, reply: bytes) -> None:
-        kept = len(reply) <= REMEMBERED_BYTES
-        job.done = reply if kept else wire.refusal(Unreachable(address="The receiver, which has the answer no more,"))
         link = job.link
         if not link.alive and self._link is not None:
             link = self._link  # the caller's own connection may be well: his address holds
         if job.reply_to and link.alive:
             await link.answer(job.reply_to, reply, ident)
-        if job.link.alive:
+        if job.link.alive and job.tag is not None:
             await job.link.acknowledge(job.tag)
 
     # ---- calls
@@ -357,8 +374,11 @@ class RabbitBus:
         """Say which long calls we are at, and look for those of ours that nobody is at."""
         now = self._runtime.monotonic()
         for ident, job in list(self._jobs.items()):
-            if job.done is None and job.reply_to and now - job.began >= WORKING_S and job.link.alive:
+            if job.link.alive and job.reply_to and now - job.began >= WORKING_S:
                 await job.link.answer(job.reply_to, wire.WORKING, ident)
+            if job.link.alive and job.tag is not None and now - job.began >= LONG_S:
+                tag, job.tag = job.tag, None
+                await job.link.acknowledge(tag)
         silent: dict[str, list[_Waiting]] = {}
         for waiting in list(self._waiting.values()):
             if now - waiting.heard_at >= SILENT_S and not waiting.reply.done():
