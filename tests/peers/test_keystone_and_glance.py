@@ -156,6 +156,16 @@ def test_application_credentials(keystone: Keystone, ours_on_theirs: Ours, alice
         assert ask("GET", servers, issued.headers["x-subject-token"]).status == status, name
 
 
+def test_a_restart(keystone: Keystone, ours_on_theirs: Ours, alice: dict[str, str], image: str) -> None:
+    """Nothing of ours is needed to log in: no passwords, no clouds.yaml."""
+    openstack(alice, "server create --image tiny --flavor nano --network private --wait lasting")
+    assert not (ours_on_theirs.folder / "state" / "clouds.yaml").exists()
+    ours_on_theirs.stop()
+    ours_on_theirs.up()
+    assert show(alice, "server", "lasting")["status"] == "ACTIVE"
+    openstack(alice, "server delete --wait lasting")
+
+
 def test_keystone_away(keystone: Keystone, ours_on_theirs: Ours, alice: dict[str, str]) -> None:
     """Known tokens are good for the cache's time, others get 503; when it is back, all is as before."""
     token = keystone.token("alice", ALICE, "wonderland")

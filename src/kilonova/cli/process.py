@@ -24,7 +24,7 @@ from kilonova.cli.failure import Failure, plain
 from kilonova.cli.settle import Settled, driver_for, kilonova_conf
 from kilonova.cli.state import StateDir
 from kilonova.compute.drivers.fake.journal import GuestJournal
-from kilonova.core import errors
+from kilonova.core import config, errors
 from kilonova.core.config import ConfigError
 from kilonova.core.db import Lost
 from kilonova.core.log import Log, Sink
@@ -32,6 +32,7 @@ from kilonova.core.plugins import UnknownPlugin
 from kilonova.core.runtime import Runtime
 from kilonova.core.server import HttpServer, PortTaken, bind
 from kilonova.core.tasks import Tasks
+from kilonova.identity.config import OPTIONS as IDENTITY_OPTIONS
 
 Tell = Callable[[str], None]
 """Shows a line to whoever started the cloud."""
@@ -62,6 +63,11 @@ def services_of(settled: Settled) -> tuple[str, ...]:
     return tuple(name for name in PORTS if name in wanted)
 
 
+def other_keystone(files: Sequence[str]) -> bool:
+    """Whether another Keystone has the users, so that there are no passwords of ours."""
+    return bool(files) and bool(config.build([IDENTITY_OPTIONS], files)["keystone_authtoken"].auth_url)
+
+
 class Process:
     def __init__(self, settled: Settled, state: StateDir, tell: Tell) -> None:
         self.settled = settled
@@ -77,8 +83,10 @@ class Process:
             self.state.remember(driver=self.driver, hosts=hosts)
         self.tls = self._tls()
         self.warnings: list[str] = []
-        self.passwords, warnings = credentials.passwords(state, new=not state.mark.begun)
-        self.warnings += warnings
+        self.passwords: Mapping[str, str] = {}
+        if not other_keystone(settled.config):
+            self.passwords, warnings = credentials.passwords(state, new=not state.mark.begun)
+            self.warnings += warnings
         for variable in credentials.VARIABLES.values():
             os.environ.pop(variable, None)  # what we start later has no use for it
         scheme = "https" if self.tls else "http"

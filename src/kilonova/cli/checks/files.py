@@ -67,7 +67,8 @@ def quick_check(path: Path) -> list[str]:
 
 
 def credentials(subject: Subject) -> Iterator[Finding]:
-    if subject.state is not None and subject.running and subject.rest is None:
+    ours = subject.state is not None and "identity" in subject.state.read_json("run/ports.json")
+    if subject.state is not None and ours and subject.running and subject.rest is None:
         yield Finding(
             check="credentials",
             severity="error",
