@@ -157,7 +157,8 @@ async def at_rest(cloud: Cloud, machines: Machines, store: MemoryStore, told: To
     out += await _placement(cloud, rows)
     out += await _ports(cloud, rows)
     out += await _dataplane(cloud)
-    out += await _images(cloud, store)
+    out += await _images(cloud, store, told)
+    out += await _things(cloud, told)
     return out
 
 
@@ -285,7 +286,7 @@ def _by_id(state: rpc.HostState) -> dict[str, dict[str, Any]]:
     }
 
 
-async def _images(cloud: Cloud, store: MemoryStore) -> list[str]:
+async def _images(cloud: Cloud, store: MemoryStore, told: Told) -> list[str]:
     out: list[str] = []
     with_bytes: set[str] = set()
     for ident, status, upload in await cloud.db.all(_IMAGES):
@@ -293,9 +294,33 @@ async def _images(cloud: Cloud, store: MemoryStore) -> list[str]:
             out.append(f"image {ident} is {status} and waits for {upload or 'nobody'}")
         if status in ("active", "deactivated"):
             with_bytes.add(ident)
+        elif ident in told.filled and ident in told.things["images"]:
+            out.append(f"image {ident} was uploaded and is {status}")
+        elif ident in told.copies:
+            out.append(f"image {ident} of a snapshot is {status}")
     entries = await store.entries()
     out += [
         f"image {entry.image_id} is {entry.kind} on the disk and no image has it" for entry in entries if entry.image_id not in with_bytes
     ]
     out += [f"image {ident} has lost its bytes" for ident in sorted(with_bytes - {e.image_id for e in entries if e.kind == IMAGE})]
+    return out
+
+
+_THINGS = {
+    "ports": network.ports,
+    "networks": network.networks,
+    "images": images,
+    "floating_ips": network.floating_ips,
+    "routers": network.routers,
+    "groups": network.security_groups,
+}
+
+
+async def _things(cloud: Cloud, told: Told) -> list[str]:
+    """What was made is there, until somebody asks for its delete."""
+    out: list[str] = []
+    for kind, table in _THINGS.items():
+        there = {row[0] for row in await cloud.db.all(sa.select(table.c.id).order_by(table.c.id))}
+        gone = [ident for ident in told.things[kind] if ident not in there and ident not in told.copies]
+        out += [f"one of the {kind}, {ident}, was made and is gone" for ident in gone]
     return out

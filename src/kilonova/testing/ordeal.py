@@ -163,7 +163,9 @@ class Life:
             self.tasks.start("misfortunes", self._misfortunes())
             await runtime.sleep(end - runtime.monotonic())
         await self._rest()
-        world.failures += await at_rest(self.cloud, world.machines, world.store, world.told)
+        world.failures += await self._checked()
+        if not world.failures:
+            await self._farewell()
         world.done = True
         await self.tasks.stop()
         await self.whole.stop()
@@ -231,6 +233,23 @@ class Life:
                 break
             await runtime.sleep(5.0)
         await runtime.sleep(AFTERMATH_S)
+
+    async def _checked(self) -> list[str]:
+        return await at_rest(self.cloud, self.world.machines, self.world.store, self.world.told)
+
+    async def _farewell(self) -> None:
+        """The cloud still works, and when all servers are deleted nothing is left of them."""
+        world = self.world
+        for _ in range(3):
+            trouble = await self.work.boots()
+            if trouble:
+                world.failed(trouble)
+        await self.work.delete_all()
+        await self.runtime.sleep(60.0)
+        world.failures += [f"after everything was deleted: {text}" for text in await self._checked()]
+        left = [f"{len(machine.guests)} guests on {host}" for host, machine in sorted(world.machines.guests.items()) if machine.guests]
+        if left:
+            world.failed(f"after everything was deleted: {left}")
 
     # ---- misfortunes
 

@@ -38,7 +38,11 @@ class Told:
     def __init__(self) -> None:
         self.servers: dict[str, Asked] = {}
         self.things: dict[str, dict[str, str]] = {kind: {} for kind in MOST}
-        """kind -> id -> whose it is. Of ports, networks and so on only what was answered."""
+        """kind -> id -> whose it is: what was made and whose delete nobody has asked for. It must be there."""
+        self.copies: dict[str, None] = {}
+        """Images that a createImage promised: gone when the copying failed, and never without bytes."""
+        self.filled: dict[str, None] = {}
+        """Images whose upload was answered with success."""
         self.broken: list[str] = []
         """Promises that an answer broke."""
         self.statuses: dict[int, int] = {}
@@ -109,9 +113,12 @@ class Workload:
         ident = self.some(kind, who)
         if ident is None:
             return
+        del self.told.things[kind][ident]
         reply = await self.ask(who, service, "DELETE", f"{path}/{ident}")
-        if reply.status in (204, 404):
-            self.told.things[kind].pop(ident, None)
+        if reply.status == 404 and ident not in self.told.copies:
+            self.told.broken.append(f"one of the {kind}, {ident}, was made, nobody asked for its delete, and it is not found")
+        elif reply.status in (400, 403, 409):
+            self.told.things[kind][ident] = who
 
     # ---- servers
 
@@ -182,6 +189,7 @@ class Workload:
         reply = await self.ask(who, "compute", "POST", f"/v2.1/servers/{server.id}/action", body)
         if reply.status == 202:
             self.told.things["images"][reply.json["image_id"]] = who
+            self.told.copies[reply.json["image_id"]] = None
 
     async def look(self, who: str) -> None:
         service, path = self.chance.choice(
@@ -214,6 +222,33 @@ class Workload:
         if reply.status < 400:
             self.told.broken.append("a server that is not there was stopped")
 
+    async def boots(self) -> str:
+        """Whether a server can be made and deleted, as on the first day; else what happened instead."""
+        quota = {"quota_set": {"instances": -1, "cores": -1}}
+        await self.ask("admin", "compute", "PUT", f"/v2.1/os-quota-sets/{self.ids['project admin']}", quota)
+        body = {"imageRef": self.ids["image"], "flavorRef": self.ids["flavor"], "networks": [{"uuid": self.ids["network"]}]}
+        asked = Asked(self.name("server"), "admin")
+        self.told.servers[asked.name] = asked
+        reply = await self.ask("admin", "compute", "POST", "/v2.1/servers", {"server": {"name": asked.name, **body}})
+        if reply.status != 202:
+            return f"a create is refused: {reply}"
+        asked.id, asked.accepted = reply.json["server"]["id"], True
+        for _ in range(60):
+            await self.runtime.sleep(1.0)
+            shown = (await self.ask("admin", "compute", "GET", f"/v2.1/servers/{asked.id}")).json["server"]
+            if shown["status"] in ("ACTIVE", "ERROR"):
+                break
+        return "" if shown["status"] == "ACTIVE" else f"a new server is {shown['status']}: {shown.get('fault')}"
+
+    async def delete_all(self) -> None:
+        """Every server that anybody has."""
+        found = (await self.ask("admin", "compute", "GET", "/v2.1/servers?all_tenants=1")).json["servers"]
+        for shown in found:
+            asked = self.told.servers.get(shown["name"])
+            reply = await self.ask("admin", "compute", "DELETE", f"/v2.1/servers/{shown['id']}")
+            if asked is not None:
+                asked.deleting = "told" if reply.status == 204 else "asked"
+
     async def change_quota(self, who: str) -> None:
         project = self.ids[f"project {who}"]
         body = {"quota_set": {"instances": self.chance.randint(8, 40), "cores": 200}}
@@ -229,7 +264,9 @@ class Workload:
         image = self.learned("images", who, await self.ask(who, "image", "POST", "/v2/images", body))
         if image is not None:
             data = bytes(self.chance.choice((0, 512, 70_000)))
-            await self.ask(who, "image", "PUT", f"/v2/images/{image}/file", raw=data, headers=OCTETS)
+            put = await self.ask(who, "image", "PUT", f"/v2/images/{image}/file", raw=data, headers=OCTETS)
+            if put.status == 204:
+                self.told.filled[image] = None
 
     async def delete_image(self, who: str) -> None:
         await self.delete("images", who, "image", "/v2/images")
