@@ -29,7 +29,16 @@ def glance(keystone: Keystone, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="session")
 def ours_on_theirs(keystone: Keystone, glance: Glance, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ours]:
     """Our compute, placement, network and metadata on their Keystone and Glance."""
-    config = {
+    config = on_theirs(keystone, glance)
+    with Ours(tmp_path_factory.mktemp("ours"), ("placement", "compute", "metadata", "network"), config) as program:
+        urls = program.urls
+        keystone.make_endpoints({"nova": urls["compute"] + "/v2.1", "placement": urls["placement"], "neutron": urls["network"]})
+        yield program
+
+
+def on_theirs(keystone: Keystone, glance: Glance) -> dict[str, dict[str, str]]:
+    """What our configuration says of their Keystone and Glance."""
+    return {
         "keystone_authtoken": {
             "auth_url": keystone.url,
             "www_authenticate_uri": keystone.url,
@@ -43,10 +52,6 @@ def ours_on_theirs(keystone: Keystone, glance: Glance, tmp_path_factory: pytest.
         },
         "glance": {"endpoint_override": glance.url},
     }
-    with Ours(tmp_path_factory.mktemp("ours"), ("placement", "compute", "metadata", "network"), config) as program:
-        urls = program.urls
-        keystone.make_endpoints({"nova": urls["compute"] + "/v2.1", "placement": urls["placement"], "neutron": urls["network"]})
-        yield program
 
 
 @pytest.fixture(scope="session")

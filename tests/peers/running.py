@@ -274,19 +274,20 @@ class Middleware(Program):
 
 
 class Ours(Program):
-    """Our own cloud with some services, the fake driver, and a configuration file."""
+    """Our own cloud with some services and a configuration file."""
 
-    def __init__(self, folder: Path, services: Sequence[str], config: Mapping[str, Mapping[str, object]]) -> None:
+    def __init__(self, folder: Path, services: Sequence[str], config: Mapping[str, Mapping[str, object]], driver: str = "fake") -> None:
         super().__init__(folder)
         self.services = services
+        self.driver = driver
         self.config = config
         self.offset = free_offset()
         self.urls = {name: f"http://127.0.0.1:{port + self.offset}" for name, port in PORTS.items()}
 
     def up(self) -> None:
         settings = {
-            "DEFAULT": {"state_path": self.folder / "state", "compute_driver": "fake"},
-            "cloud": {"port_offset": self.offset, "hosts": 2},
+            "DEFAULT": {"state_path": self.folder / "state", "compute_driver": self.driver},
+            "cloud": {"port_offset": self.offset, "hosts": 2 if self.driver == "fake" else 0},
             "identity": {"password_hash_rounds": 4},
         }
         file = write_ini(self.folder / "kilonova.conf", {**settings, **self.config})
@@ -309,6 +310,10 @@ class Ours(Program):
                 except OSError:
                     assert time.monotonic() < end, f"{name} is not up: {self.output.read_text()[-4000:]}"
                     time.sleep(0.05)
+
+    def destroy(self) -> None:
+        """End it with its guests and its dataplane."""
+        self.run(str(KILONOVA), "down", "--destroy", "--state", str(self.folder / "state"))
 
     @property
     def url(self) -> str:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.peers.running import SERVICE_PASSWORD, Glance, Keystone, Ours, ask, client_environment, openstack
+from tests.peers.running import KILONOVA, SERVICE_PASSWORD, Glance, Keystone, Ours, ask, client_environment, openstack
 
 ALICE = "password-of-alice"
 
@@ -163,6 +163,7 @@ def test_a_restart(keystone: Keystone, ours_on_theirs: Ours, alice: dict[str, st
     ours_on_theirs.stop()
     ours_on_theirs.up()
     assert show(alice, "server", "lasting")["status"] == "ACTIVE"
+    ours_on_theirs.run(str(KILONOVA), "status", "--state", str(ours_on_theirs.folder / "state"))
     openstack(alice, "server delete --wait lasting")
 
 
