@@ -56,6 +56,10 @@ class Answer(msgspec.Struct, frozen=True):
             raise errors.Unavailable(f"An answer of another service cannot be understood: {error}.") from None
 
 
+class _Late(errors.Unavailable):
+    """No answer in time: who asks again waits as long again."""
+
+
 class Peer:
     """One service at a URL. `what` is how sentences name it ("image service"). Raises errors.Unavailable when it cannot be reached,
     takes too long, or answers 5xx (after a retry, where asking twice does no harm)."""
@@ -92,8 +96,8 @@ class Peer:
             try:
                 async with self.stream(method, path, headers, body=body, kind=kind, query=query) as reply:
                     return Answer(reply.status_code, reply.headers, await _whole(reply))
-            except errors.Unavailable:
-                if once or attempt == 2:
+            except errors.Unavailable as error:
+                if once or attempt == 2 or isinstance(error, _Late):
                     raise
         raise AssertionError("unreachable")
 
@@ -115,15 +119,13 @@ class Peer:
                     raise errors.Unavailable(f"The {self.what} at {self.url} failed with status {reply.status_code}; try again later.")
                 yield reply
         except httpx.TimeoutException:
-            raise self._away("did not answer in time") from None
+            self._log.warning("another service does not answer in time", url=self.url, path=path)
+            raise _Late(f"The {self.what} at {self.url} did not answer in time; try again later.") from None
         except httpx.InvalidURL:
             raise errors.BadRequest("The request names something that cannot stand in a URL.") from None
         except httpx.HTTPError as error:
-            raise self._away("cannot be reached", error) from None
-
-    def _away(self, how: str, error: Exception | None = None) -> errors.Unavailable:
-        self._log.warning("another service is away", url=self.url, how=how, reason=f"{type(error).__name__}: {error}" if error else "")
-        return errors.Unavailable(f"The {self.what} at {self.url} {how}; try again later.")
+            self._log.warning("another service is away", url=self.url, path=path, reason=f"{type(error).__name__}: {error}")
+            raise errors.Unavailable(f"The {self.what} at {self.url} cannot be reached; try again later.") from None
 
 
 async def _whole(reply: httpx.Response) -> bytes:
