@@ -45,7 +45,7 @@ def run(tmp_path: Path, story: Callable[[Cloud, WholeCloud], Awaitable[None]], s
         keystone, glance = (httpx.ASGITransport(other.cloud.edges[name]) for name in ("identity", "image"))
         here.bound_identity.peer._client._transport = keystone  # type: ignore[attr-defined]
         if here._glance is not None:
-            here._glance._transport = glance
+            here._glance._peer._client._transport = glance
         try:
             await here.start({})
             await story(here, other)

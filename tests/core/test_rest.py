@@ -1,15 +1,23 @@
 """The client of other services, against peers that are functions: what is asked again, what errors say, tokens and their renewal."""
 
 import asyncio
+import datetime
 import io
 import json
+import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from kilonova.core import errors, times
+from kilonova.core.config import ConfigError
 from kilonova.core.context import Context
 from kilonova.core.log import Log, Sink
 from kilonova.core.rest import CallerTokens, Login, Peer, ServiceToken, sentence
@@ -242,5 +250,61 @@ def test_the_tokens_of_callers(monkeypatch: pytest.MonkeyPatch) -> None:
         clock.at_s += 61
         await remember("five", None)
         assert len(callers._tokens) == 1
+
+    run(story)
+
+
+def certificate(folder: Path) -> tuple[str, str]:
+    """A self-signed one for localhost, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    begin = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begin, begin + datetime.timedelta(36500))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    made = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, hashes.SHA256())
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    (folder / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+    return str(folder / "cert.pem"), str(folder / "key.pem")
+
+
+def test_certificates_are_checked(tmp_path: Path) -> None:
+    """Against cafile; a token never goes to whoever cannot show the right one."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        writer.close()
+
+    async def story() -> None:
+        cert, key = certificate(tmp_path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        log = Log("test", Sink(io.StringIO()))
+        for host, options, good in (
+            ("localhost", {"cafile": cert}, True),
+            ("127.0.0.1", {"cafile": cert}, False),
+            ("localhost", {}, False),
+            ("127.0.0.1", {"insecure": True}, True),
+        ):
+            heard.clear()
+            one = Peer(f"https://{host}:{port}", "image service", log, **options)  # type: ignore[arg-type]
+            try:
+                if good:
+                    assert (await one.ask("GET", "/x", {"x-auth-token": "t"})).status == 200
+                else:
+                    with pytest.raises(errors.Unavailable, match="cannot be reached"):
+                        await one.ask("GET", "/x", {"x-auth-token": "t"})
+            finally:
+                await one.close()
+            assert len(heard) == good
+        server.close()
+        await server.wait_closed()
+        for bad in (str(tmp_path / "missing.pem"), str(tmp_path / "key.pem")):
+            with pytest.raises(ConfigError, match="cafile = "):
+                Peer("https://localhost", "image service", log, cafile=bad)
 
     run(story)

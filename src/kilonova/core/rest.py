@@ -16,6 +16,7 @@ import httpx
 import msgspec
 
 from kilonova.core import errors, times
+from kilonova.core.config import ConfigError
 from kilonova.core.context import Context
 from kilonova.core.log import Log, request_id
 from kilonova.core.runtime import Runtime
@@ -62,7 +63,7 @@ class _Late(errors.Unavailable):
 
 class Peer:
     """One service at a URL. `what` is how sentences name it ("image service"). Raises errors.Unavailable when it cannot be reached,
-    takes too long, or answers 5xx (after a retry, where asking twice does no harm)."""
+    takes too long, or answers 5xx (after a retry, where asking twice does no harm). The constructor raises ConfigError for a bad cafile."""
 
     def __init__(
         self, url: str, what: str, log: Log, *, timeout_s: float = 30.0, cafile: str = "", insecure: bool = False, transport: Any = None
@@ -72,7 +73,10 @@ class Peer:
         self._log = log
         verify: ssl.SSLContext | bool = not insecure
         if not insecure and self.url.startswith("https"):
-            verify = ssl.create_default_context(cafile=cafile or None)
+            try:
+                verify = ssl.create_default_context(cafile=cafile or None)
+            except OSError as error:
+                raise ConfigError(f"cafile = {cafile}, for the {what} at {url}, cannot be used: {error.strerror or error}.") from None
         # No proxy and no .netrc of the environment, no redirects: a token goes to the configured address and nowhere else.
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 10.0)),

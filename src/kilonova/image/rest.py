@@ -108,7 +108,19 @@ class RestImages:
         self._mine = service_token
         self._callers = callers
         self._transport = transport
-        self._peer: Peer | None = None
+        self._peer: Peer | None = self._at(url) if url else None
+
+    def _at(self, url: str) -> Peer:
+        settings, root = self.settings, url.rstrip("/").removesuffix("/v2")
+        return Peer(
+            root,
+            "image service",
+            self.log,
+            timeout_s=float(settings.timeout),
+            cafile=settings.cafile,
+            insecure=settings.insecure,
+            transport=self._transport,
+        )
 
     async def url(self) -> str:
         """The root of the API, without the version. Raises Unavailable."""
@@ -304,16 +316,8 @@ class RestImages:
     async def _peer_and_headers(self, me: _Acting) -> tuple[Peer, dict[str, str]]:
         """A service acts with our token. So does a user whose token is not known here; else his goes there, and ours vouches for it."""
         if self._peer is None:
-            url, settings = await self.url(), self.settings
-            self._peer = self._peer or Peer(
-                url,
-                "image service",
-                self.log,
-                timeout_s=float(settings.timeout),
-                cafile=settings.cafile,
-                insecure=settings.insecure,
-                transport=self._transport,
-            )
+            url = await self.url()
+            self._peer = self._peer or self._at(url)
         mine = await self._mine.get()
         return self._peer, {"x-auth-token": mine} if me.token is None else {"x-auth-token": me.token, "x-service-token": mine}
 
