@@ -14,7 +14,7 @@ from kilonova.compute.store import hosts
 from kilonova.core import plugins
 from kilonova.core.config import Settings
 from kilonova.core.context import Context, service_context
-from kilonova.core.db import Database, Duplicate, Transaction
+from kilonova.core.db import Database, Duplicate, Transaction, attempts
 from kilonova.core.runtime import Runtime
 from kilonova.placement.contract import Inventory, Placement
 
@@ -65,10 +65,12 @@ class Hosts:
             if not await hosts.report(tx, host):
                 await hosts.insert(tx, host)
 
-        try:
-            await self.db.transact(body)
-        except Duplicate:
-            await self.db.transact(body)
+        async for _ in attempts(self.runtime):
+            try:
+                await self.db.transact(body)
+                break
+            except Duplicate:  # another host took the number, or the host came twice
+                continue
         known = await hosts.by_host(self.db, told.host)
         assert known is not None
         reserved = min(default.reserved_host_memory_mb, known.ram_mb // 4)

@@ -75,7 +75,10 @@ _NEW_COUNTER = inserted(counters)
 async def numbers(tx: Transaction, name: str, count: int) -> int:
     """Reserve `count` consecutive numbers of a series; the first of them."""
     if not await tx.run(_NEXT, {"key": name, "by": count}):
-        await tx.run(_NEW_COUNTER, {"name": name, "value": count})
+        try:
+            await tx.run(_NEW_COUNTER, {"name": name, "value": count})
+        except Duplicate:
+            await tx.run(_NEXT, {"key": name, "by": count})
     row = await tx.one(_VALUE, {"name": name})
     assert row is not None
     return int(row[0]) - count + 1

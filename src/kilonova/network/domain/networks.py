@@ -157,6 +157,7 @@ async def touch(w: Work, network: Network) -> Network:
 
 async def delete(w: Work, network: Network) -> None:
     """Floating IPs that are on no port go with their network."""
+    await rows.networks.hold(w.tx, network.id)
     for floating in await rows.floating_ips.where(w.tx, floating_network_id=network.id):
         if floating.port_id is None:
             await floating_ips.delete(w, floating)

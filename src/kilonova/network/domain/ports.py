@@ -47,8 +47,13 @@ def bare(w: Work, network: Network, *, project_id: str, owner: str, device_id: s
 
 async def insert(w: Work, port: Port) -> None:
     """Write a new port whose addresses are taken already."""
+    await rows.networks.hold(w.tx, port.network_id)
+    if port.fixed_ips:
+        await rows.subnets.hold(w.tx, *sorted({fixed.subnet_id for fixed in port.fixed_ips}))
     if port.project_id and port.device_owner not in UNCOUNTED:
         await quotas.take(w, port.project_id, "port")
+    if port.security_groups:
+        await rows.security_groups.hold(w.tx, *sorted(set(port.security_groups)))
     await rows.ports.insert(w.tx, port)
     await address_store.join_groups(w.tx, port.id, port.security_groups)
     w.wrote(port)
@@ -218,7 +223,10 @@ async def save(w: Work, old: Port, new: Port) -> None:
     """Write a change, keep group membership with it, and let go of floating IPs whose address the port no longer has."""
     await rows.ports.save(w.tx, old, new)
     await address_store.part_groups(w.tx, old.id, [g for g in old.security_groups if g not in new.security_groups])
-    await address_store.join_groups(w.tx, old.id, [g for g in new.security_groups if g not in old.security_groups])
+    joined = sorted(set(new.security_groups) - set(old.security_groups))
+    if joined:
+        await rows.security_groups.hold(w.tx, *joined)
+    await address_store.join_groups(w.tx, old.id, joined)
     if new.fixed_ips != old.fixed_ips:
         have = {fixed.ip_address for fixed in new.fixed_ips}
         await unfloat(w, old.id, [fixed.ip_address for fixed in old.fixed_ips if fixed.ip_address not in have])

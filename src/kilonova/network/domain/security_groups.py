@@ -122,6 +122,7 @@ async def update(w: Work, old: SecurityGroup, changes: dict[str, Any]) -> Securi
 async def delete(w: Work, group: SecurityGroup) -> None:
     if group.is_default and not w.elevated:
         raise SecurityGroupCannotRemoveDefault
+    await rows.security_groups.hold(w.tx, group.id)
     if await addresses.has_members(w.tx, group.id):
         raise SecurityGroupInUse(id=group.id)
     named = [rule for rule in await rows.security_group_rules.where(w.tx, remote_group_id=group.id) if rule.security_group_id != group.id]

@@ -210,6 +210,8 @@ async def _check_gateway_free(w: Work, subnet: Subnet) -> None:
 
 
 async def delete(w: Work, subnet: Subnet) -> None:
+    await rows.networks.hold(w.tx, subnet.network_id)
+    await rows.subnets.hold(w.tx, subnet.id)
     network = await networks.get(w, subnet.network_id)
     others = [other for other in await rows.subnets.where(w.tx, network_id=network.id) if other.id != subnet.id]
     await dhcp.ensure(w, network, others)

@@ -40,6 +40,9 @@ class Rows(Generic[S]):
             update = update.where(table.c.revision == sa.bindparam("was_revision"))
         self._update = prepared(update.values({c.name: sa.bindparam(c.name, type_=c.type) for c in table.columns if c.name != key}))
         self._delete = prepared(sa.delete(table).where(id_column == sa.bindparam("row_key")))
+        if "revision" in table.c:
+            held = sa.update(table).where(id_column.in_(sa.bindparam("row_keys", expanding=True)))
+            self._hold = prepared(held.values(revision=table.c.revision))
         self._shapes: dict[Any, Prepared] = {}
 
     def _values(self, row: S) -> dict[str, Any]:
@@ -62,6 +65,13 @@ class Rows(Generic[S]):
         if "revision" in self.table.c:
             values["was_revision"] = old.revision  # type: ignore[attr-defined]
         if not await tx.run(self._update, values):
+            raise Stale
+
+    async def hold(self, tx: Transaction, *row_ids: str) -> None:
+        """Until this transaction ends nobody changes or deletes these rows: for what refers to them, and for whoever asks that nothing
+        does. Raises Stale when one is gone."""
+        found = await tx.run(self._hold, {"row_keys": row_ids})
+        if found != len(row_ids):
             raise Stale
 
     async def delete(self, tx: Transaction, row_id: str) -> int:
