@@ -10,6 +10,7 @@ import hashlib
 import random
 import shutil
 import tempfile
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,17 @@ import msgspec
 from kilonova.app import Cloud, Machines
 from kilonova.compute.agent import ComputeAgent
 from kilonova.compute.drivers import PowerState
+from kilonova.compute.edge import edge as compute_edge
+from kilonova.compute.ops.register import register
+from kilonova.compute.policies import RULES as COMPUTE_RULES
+from kilonova.compute.service import ComputeService
 from kilonova.core.errors import Error
 from kilonova.core.log import Log, Sink
+from kilonova.core.operations import RENEW_S
 from kilonova.core.tasks import Tasks
 from kilonova.network.agent import NetworkAgent
 from kilonova.testing import simulation
+from kilonova.testing.asgi import Client
 from kilonova.testing.cloud import WholeCloud
 from kilonova.testing.faults import FaultRuntime, FaultyDataplane, FaultyHypervisor, FaultyStore, Weather, Wires
 from kilonova.testing.invariants import Watch, at_rest, open_operations
@@ -82,7 +89,7 @@ class World:
         self.faults: dict[str, int] = {}
         self.failures: list[str] = []
         self.digest = hashlib.sha256()
-        self.log: collections.deque[str] = collections.deque(maxlen=4000)
+        self.log: collections.deque[str] = collections.deque(maxlen=300_000)
         self.started_at = 0.0
         self.ready = self.done = False
         self.last: Cloud | None = None
@@ -106,13 +113,16 @@ class _Log(Sink):
         self._world, self._runtime = world, runtime
 
     def write(self, level: str, name: str, message: str, fields: dict[str, Any]) -> None:
-        if level not in ("warning", "error"):
+        if level == "debug":
             return
         error = fields.get("error")
         facts = " ".join(f"{k}={v}" for k, v in fields.items() if k != "error" and isinstance(v, (str, int)))
         self._runtime.note(f"{level} {name}: {message} {facts} {type(error).__name__ if error else ''} {error if error else ''}".rstrip())
         if level == "error" and isinstance(error, BaseException) and not isinstance(error, Error) and type(error).__name__ not in HARMLESS:
             self._world.failed(f"{message}: {type(error).__name__}: {error} ({_where(error)})")
+
+    def access(self, line: dict[str, Any]) -> None:
+        """The workload notes its requests itself."""
 
 
 def _where(error: BaseException) -> str:
@@ -133,7 +143,7 @@ class Life:
         weather = world.weather
         runtime.weather = weather
         weather.now, weather.note, weather.calm = runtime.monotonic, runtime.note, True
-        sink = _Log(world, runtime, "warning")
+        sink = _Log(world, runtime, "info")
         self.whole = WholeCloud(
             runtime, world.state, hosts=world.hosts, machines=world.machines, store=world.store, overrides=SETTINGS, sink=sink
         )
@@ -155,6 +165,7 @@ class Life:
     async def run(self) -> None:
         world, weather, runtime = self.world, self.world.weather, self.runtime
         await self._start()
+        self._second_conductor()
         self.tasks.every("look", LOOK_S, self._look)
         weather.calm = False
         end = world.started_at + world.minutes * 60
@@ -168,7 +179,46 @@ class Life:
             await self._farewell()
         world.done = True
         await self.tasks.stop()
+        await self.second.tasks.stop()
         await self.whole.stop()
+
+    def _second_conductor(self) -> None:
+        """Another one on the same databases and bus, with an API of its own. Each may lose touch with the database's clock for a while: it
+        renews nothing, and the other takes its operations over while it still runs them."""
+        first = self.cloud.compute
+        assert first is not None
+        second = ComputeService(
+            api_db=first.api_db,
+            cell_db=first.cell_db,
+            runtime=self.runtime,
+            log=first.log.child("second"),
+            settings=first.settings,
+            bus=first.bus,
+            identity=first.identity,
+            placement=first.placement,
+            network=first.network,
+            images=first.images,
+            owner=self.runtime.uuid(),
+            exclusive=False,
+        )
+        register(second)
+        self.second = second
+        edge = compute_edge(second, policy=self.cloud.policy(COMPUTE_RULES), **self.cloud._common("compute"))
+        for who in PEOPLE:
+            client = self.work.clients[(who, "compute")]
+            self.work.others[(who, "compute")] = Client(edge, client.headers, host=client.host)
+        for name, service in (("first", first), ("second", second)):
+            for operations in (service.api_ops, service.cell_ops):
+                operations.renew = self._unless_silent(name, operations.renew)  # type: ignore[method-assign]
+        second.tasks.every("operation leases", RENEW_S, second._renew)
+        second.tasks.every("operations that nobody runs", RENEW_S, second._adopt)
+
+    def _unless_silent(self, name: str, renew: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]]:
+        async def renewed() -> None:
+            if not self.world.weather.bad("conductor silent", name):
+                await renew()
+
+        return renewed
 
     async def _start(self) -> None:
         """The first start is in peace; later ones may be killed, or meet a disk that fails: then there is one more."""
@@ -259,6 +309,7 @@ class Life:
             (3, self.death), (3, self.commit_before), (3, self.commit_after), (1, self.slow_disk), (4, self.bus), (3, self.partition),
             (3, self.agent_death), (2, self.host_death), (3, self.driver_errors), (2, self.driver_hangs), (5, self.guest_by_itself),
             (3, self.dataplane_errors), (1, self.clock_jump), (1, self.image_disk_fails), (1, self.image_disk_full), (1, self.sleeps),
+            (4, self.conductor_silent),
         ]  # fmt: skip
         while True:
             await self.runtime.sleep(chance.expovariate(1 / GAP_FAULT_S))
@@ -317,6 +368,10 @@ class Life:
     async def sleeps(self) -> None:
         """The process is stopped for longer than its leases, and goes on."""
         self.runtime.stall(self.world.weather.chance.uniform(20, 60))
+
+    async def conductor_silent(self) -> None:
+        chance = self.world.weather.chance
+        self.world.weather.strike("conductor silent", chance.choice(("first", "second")), chance.uniform(30, 120))
 
     async def guest_by_itself(self) -> None:
         chance = self.world.weather.chance

@@ -60,6 +60,8 @@ class Workload:
         self.chance = chance
         self.ids = ids
         self.clients: dict[tuple[str, str], Client] = {}
+        self.others: dict[tuple[str, str], Client] = {}
+        """The same service of another process; a client uses either."""
         self.verbs: list[tuple[int, Callable[[str], Awaitable[None]]]] = [
             (14, self.create_server), (9, self.delete_server), (12, self.act), (3, self.rebuild), (2, self.snapshot), (3, self.upload),
             (2, self.delete_image), (3, self.create_network), (2, self.delete_network), (3, self.create_port), (2, self.delete_port),
@@ -84,7 +86,10 @@ class Workload:
 
     async def ask(self, who: str, service: str, method: str, path: str, body: Any = None, **options: Any) -> Response:
         self.told.requests += 1
-        reply = await self.clients[(who, service)].request(method, path, body, **options)
+        client = self.clients[(who, service)]
+        if (who, service) in self.others and self.chance.random() < 0.5:
+            client = self.others[(who, service)]
+        reply = await client.request(method, path, body, **options)
         self.told.statuses[reply.status] = self.told.statuses.get(reply.status, 0) + 1
         if reply.status == 401:
             await self.log_in()

@@ -100,7 +100,10 @@ async def _wanted(c: ComputeService, op: Operation) -> Server:
     if mapping is None or mapping.deleting:
         raise Superseded(server=op.resource_id)
     server = await servers.get(c.cell_db, op.resource_id) or await mappings.request(c.api_db, op.resource_id)
-    if server is None or server.deleted or server.generation != GENERATION or server.state == "error":
+    if server is None or server.deleted or server.generation != GENERATION:
+        raise Superseded(server=op.resource_id)
+    if server.state == "error":  # an earlier life has failed it, and may have died before it told the api side
+        await c.api_db.transact(lambda tx: mappings.place(tx, server.id, CELL))
         raise Superseded(server=op.resource_id)
     return server
 
