@@ -13,13 +13,14 @@ import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
+from types import TracebackType
 from typing import Any, cast
 
 import aiormq
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from aiormq.connection import Connection
-from aiormq.exceptions import AMQPError, DeliveryError, ProbableAuthenticationError, PublishError
+from aiormq.exceptions import DeliveryError, ProbableAuthenticationError, PublishError
 from pamqp.commands import Basic
 from pamqp.common import FieldTable
 from yarl import URL
@@ -34,7 +35,6 @@ IDLE_QUEUE_MS = 30_000
 """How long a queue outlives its last consumer: a server that comes back in time finds what was sent meanwhile."""
 REPLY_TO = "amq.rabbitmq.reply-to"
 PREFIX = "kilonova."
-LOST = (AMQPError, OSError, RuntimeError, asyncio.InvalidStateError)
 Take = Callable[["Link", DeliveredMessage], None]
 
 logging.getLogger("aiormq").addHandler(logging.NullHandler())
@@ -52,6 +52,37 @@ class Refused(Exception):
     def __init__(self, *, full: bool) -> None:
         super().__init__("full" if full else "no queue")
         self.full = full
+
+
+class _Lost:
+    """Whatever comes out of the transport is BrokerAway: when it ends it rejects what waits with whatever ended it, be that a bare
+    Exception or a CancelledError in a task that nobody has cancelled."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or isinstance(error, MEANING):
+            return
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                return
+        elif not isinstance(error, Exception):
+            return
+        raise BrokerAway(why(error)) from error
+
+
+_LOST = _Lost()
+MEANING = (
+    BrokerAway,
+    TimeoutError,
+    PublishError,
+    DeliveryError,
+    aiormq.exceptions.ChannelNotFoundEntity,
+    aiormq.exceptions.ChannelPreconditionFailed,
+)
+"""Answers, not ends."""
 
 
 def tls_context(options: RabbitOptions) -> ssl.SSLContext | None:
@@ -75,6 +106,8 @@ def why(error: BaseException) -> str:
             return "it gave no sign of life"
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted ({error.verify_message})"
+    if type(error) is Exception and not error.args:
+        return "the connection was closed"
     inner = error.__cause__
     if isinstance(error, aiormq.exceptions.AMQPConnectionError) and isinstance(inner, OSError):
         return why(inner)
@@ -131,15 +164,8 @@ class Link:
         connection.vhost = options.vhost
         link = cls(connection, broker, options)
         try:
-            async with asyncio.timeout(CONNECT_S):
-                await connection.connect()
-                link._calls = cast(Channel, await connection.channel(on_return_raises=True))
-                link._served = cast(Channel, await connection.channel(publisher_confirms=False))
-                link._topics = cast(Channel, await connection.channel(publisher_confirms=False))
-                link._served.on_consumer_cancel_callbacks.add(lambda frame: cancelled(str(frame.consumer_tag)))
-                link._topics.on_consumer_cancel_callbacks.add(lambda frame: cancelled(str(frame.consumer_tag)))
-                await link._served.basic_qos(prefetch_count=options.prefetch)
-                await link._calls.basic_consume(REPLY_TO, link._taker(reply), no_ack=True)
+            with _LOST:
+                await link._establish(reply, cancelled)
         except BaseException:
             link.end("it was never complete")
             await link.close()
@@ -147,6 +173,18 @@ class Link:
         for part in (connection, link._calls, link._served, link._topics):
             part.closing.add_done_callback(link._ended)
         return link
+
+    async def _establish(self, reply: Take, cancelled: Callable[[str], None]) -> None:
+        connection = self._connection
+        async with asyncio.timeout(CONNECT_S):
+            await connection.connect()
+            self._calls = cast(Channel, await connection.channel(on_return_raises=True))
+            self._served = cast(Channel, await connection.channel(publisher_confirms=False))
+            self._topics = cast(Channel, await connection.channel(publisher_confirms=False))
+            for channel in (self._served, self._topics):
+                channel.on_consumer_cancel_callbacks.add(lambda frame: cancelled(str(frame.consumer_tag)))
+            await self._served.basic_qos(prefetch_count=self.options.prefetch)
+            await self._calls.basic_consume(REPLY_TO, self._taker(reply), no_ack=True)
 
     def _ended(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
@@ -182,30 +220,30 @@ class Link:
             user_id=self.broker.user,
         )
         try:
-            await self._calls.basic_publish(data, routing_key=PREFIX + address, properties=properties, mandatory=True, wait=False)
+            with _LOST:
+                await self._calls.basic_publish(data, routing_key=PREFIX + address, properties=properties, mandatory=True, wait=False)
         except PublishError:
             raise Refused(full=False) from None
         except DeliveryError:
             raise Refused(full=True) from None
-        except Exception as error:  # a transport that ends rejects what waits with whatever ended it
-            raise BrokerAway(why(error)) from None
 
     async def answer(self, reply_to: str, data: bytes, ident: str) -> None:
         properties = Basic.Properties(
             content_type="application/msgpack", delivery_mode=1, correlation_id=ident, message_id=ident, user_id=self.broker.user
         )
-        with contextlib.suppress(*LOST):
+        with contextlib.suppress(BrokerAway), _LOST:
             await self._served.basic_publish(data, routing_key=reply_to, properties=properties, wait=False)
 
     async def acknowledge(self, tag: int) -> None:
-        with contextlib.suppress(*LOST):
+        with contextlib.suppress(BrokerAway), _LOST:
             await self._served.basic_ack(tag, wait=False)
 
     async def there(self, address: str) -> tuple[int, int] | None:
         """How many messages wait for an address, and how many processes serve it. None: it has no queue."""
         try:
             async with self._asking, asyncio.timeout(ANSWER_S):
-                found = await (await self._controlling()).queue_declare(PREFIX + address, passive=True)
+                with _LOST:
+                    found = await (await self._controlling()).queue_declare(PREFIX + address, passive=True)
                 return found.message_count or 0, found.consumer_count or 0
         except aiormq.exceptions.ChannelNotFoundEntity:
             self._control = None  # the broker closes a channel that asks for what is not there
@@ -213,9 +251,9 @@ class Link:
         except TimeoutError:
             self.end("it does not answer")
             raise BrokerAway("The message broker does not answer.") from None
-        except LOST as error:
+        except BrokerAway:
             self._control = None
-            raise BrokerAway(why(error)) from None
+            raise
 
     async def _controlling(self) -> Channel:
         if self._control is None or self._control.is_closed:
@@ -226,7 +264,8 @@ class Link:
         """What stands already, declared otherwise (another version, other settings, another's consumer), is taken as it is."""
         async with self._asking:
             try:
-                await act(await self._controlling())
+                with _LOST:
+                    await act(await self._controlling())
             except aiormq.exceptions.ChannelPreconditionFailed:
                 self._control = None
 
@@ -235,27 +274,30 @@ class Link:
     async def serve(self, address: str, take: Take) -> None:
         arguments: FieldTable = {"x-max-length": self.options.queue_length, "x-overflow": "reject-publish", "x-expires": IDLE_QUEUE_MS}
         await self._declare(lambda channel: channel.queue_declare(PREFIX + address, arguments=arguments))
-        consuming = await self._served.basic_consume(PREFIX + address, self._taker(take))
+        with _LOST:
+            consuming = await self._served.basic_consume(PREFIX + address, self._taker(take))
         self.serving[address] = self._served, str(consuming.consumer_tag)
 
     async def silence(self, address: str) -> None:
         """The queue goes with its last consumer, so that callers hear at once that nobody is there."""
         channel, tag = self.serving.pop(address)
-        await channel.basic_cancel(tag)
+        with _LOST:
+            await channel.basic_cancel(tag)
         found = await self.there(address)
         if found is not None and found[1] == 0 and self._control is not None:
-            with contextlib.suppress(*LOST):
+            with contextlib.suppress(BrokerAway), _LOST:
                 await self._control.queue_delete(PREFIX + address, if_unused=True)
 
     # ---- topics
 
     async def hear(self, topic: str, take: Take) -> None:
-        await self._exchange(topic)
         arguments: FieldTable = {"x-max-length": self.options.queue_length, "x-overflow": "drop-head"}
-        declared = await self._topics.queue_declare("", exclusive=True, arguments=arguments)
-        queue = str(declared.queue)
-        await self._topics.queue_bind(queue, PREFIX + "topic." + topic)
-        consuming = await self._topics.basic_consume(queue, self._taker(take), no_ack=True)
+        with _LOST:
+            await self._exchange(topic)
+            declared = await self._topics.queue_declare("", exclusive=True, arguments=arguments)
+            queue = str(declared.queue)
+            await self._topics.queue_bind(queue, PREFIX + "topic." + topic)
+            consuming = await self._topics.basic_consume(queue, self._taker(take), no_ack=True)
         self.hearing[topic] = str(consuming.consumer_tag)
 
     async def _exchange(self, topic: str) -> None:
@@ -264,36 +306,42 @@ class Link:
             self._exchanges[topic] = None
 
     async def publish(self, topic: str, data: bytes, ident: str) -> None:
-        try:
+        properties = Basic.Properties(content_type="application/msgpack", delivery_mode=1, message_id=ident, user_id=self.broker.user)
+        with _LOST:
             await self._exchange(topic)
-            properties = Basic.Properties(content_type="application/msgpack", delivery_mode=1, message_id=ident, user_id=self.broker.user)
             await self._topics.basic_publish(data, exchange=PREFIX + "topic." + topic, properties=properties, wait=False)
-        except LOST as error:
-            raise BrokerAway(why(error)) from None
 
     # ---- notifications
 
     async def notify(self, exchange: str, queue: str, data: bytes, ident: str, *, quorum: bool) -> None:
         """Into a queue for others' eyes, as oslo.messaging declares it. Returns when the broker has it safe."""
         try:
-            if self._notices is None:
-                self._notices = cast(Channel, await self._connection.channel())
-            if queue not in self._exchanges:
-                arguments: FieldTable = {"x-queue-type": "quorum"} if quorum else {}
-                await self._declare(lambda channel: channel.exchange_declare(exchange, exchange_type="topic", durable=quorum))
-                await self._declare(lambda channel: channel.queue_declare(queue, durable=quorum, arguments=arguments))
-                await self._notices.queue_bind(queue, exchange, routing_key=queue)
-                self._exchanges[queue] = None
-            properties = Basic.Properties(
-                content_type="application/json", content_encoding="utf-8", delivery_mode=2, priority=0, message_id=ident,
-                user_id=self.broker.user,
-            )  # fmt: skip
-            async with asyncio.timeout(ANSWER_S * 2):
-                await self._notices.basic_publish(data, exchange=exchange, routing_key=queue, properties=properties)
-        except (TimeoutError, *LOST) as error:
+            with _LOST:
+                await self._notify(exchange, queue, data, ident, quorum=quorum)
+        except MEANING as error:
             self._notices = None
             self._exchanges.pop(queue, None)
             raise BrokerAway(why(error)) from None
+
+    async def _notify(self, exchange: str, queue: str, data: bytes, ident: str, *, quorum: bool) -> None:
+        if self._notices is None:
+            self._notices = cast(Channel, await self._connection.channel())
+        if queue not in self._exchanges:
+            arguments: FieldTable = {"x-queue-type": "quorum"} if quorum else {}
+            await self._declare(lambda channel: channel.exchange_declare(exchange, exchange_type="topic", durable=quorum))
+            await self._declare(lambda channel: channel.queue_declare(queue, durable=quorum, arguments=arguments))
+            await self._notices.queue_bind(queue, exchange, routing_key=queue)
+            self._exchanges[queue] = None
+        properties = Basic.Properties(
+            content_type="application/json",
+            content_encoding="utf-8",
+            delivery_mode=2,
+            priority=0,
+            message_id=ident,
+            user_id=self.broker.user,
+        )
+        async with asyncio.timeout(ANSWER_S * 2):
+            await self._notices.basic_publish(data, exchange=exchange, routing_key=queue, properties=properties)
 
 
 def _heartbeat(threshold_s: int) -> int:

@@ -19,7 +19,7 @@ from aiormq.abc import DeliveredMessage
 from kilonova.core.bus import wire
 from kilonova.core.bus.config import RabbitOptions
 from kilonova.core.bus.interface import Busy, HandlerTable, NoBroker, Undelivered, Unreachable, sender
-from kilonova.core.bus.rabbit_link import LOST, BrokerAway, Link, Refused, tls_context, why
+from kilonova.core.bus.rabbit_link import BrokerAway, Link, Refused, tls_context, why
 from kilonova.core.errors import Error, Forbidden
 from kilonova.core.log import Log, request_id
 from kilonova.core.runtime import Runtime
@@ -140,7 +140,7 @@ class RabbitBus:
         """Take no more messages, give what runs a few seconds to end, and go."""
         link = self._link
         if link is not None:
-            with contextlib.suppress(TimeoutError, Error, *LOST):
+            with contextlib.suppress(TimeoutError, BrokerAway):
                 async with asyncio.timeout(DRAIN_S):
                     await asyncio.gather(*(link.silence(address) for address in list(link.serving)))
                     while self._jobs or self._notices:  # noqa: ASYNC110  (the end of a process: no event is worth its upkeep)
@@ -180,7 +180,7 @@ class RabbitBus:
                     await link.close()
                 if self._runtime.monotonic() - began > 2 * self.options.retry_max_s:
                     attempts = 0
-            except (TimeoutError, Error, *LOST) as error:
+            except Exception as error:  # whatever it is, this goes on
                 reason = why(error)
             lost = True
             turn += 1
