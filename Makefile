@@ -5,6 +5,7 @@ PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 UP_ARGS ?=
 SEED ?= 1
+ON_SERVERS := $(addprefix tests/,compute identity image metadata network parity placement security)
 MINUTES ?= 10
 export SUITE
 SCRIPTS := guest/build-guest-image guest/smoke-guest-image conformance/run-tempest conformance/run-suites
@@ -63,8 +64,13 @@ sim: setup ## a whole cloud on a virtual clock under seeded faults (SEED=n MINUT
 probe: setup ## real processes, killed at random moments
 	@if [ -d tests/probe ]; then $(PYTHON) -m pytest -v tests/probe $(PYTEST_ARGS); else echo "make probe: there is no tests/probe yet"; exit 1; fi
 
-test-databases: ## the suite on every database
-	@echo "make test-databases: PostgreSQL and MariaDB are not supported yet; the suite runs on SQLite (make test)"; exit 1
+test-databases: ## the suite on SQLite, PostgreSQL and MariaDB
+	@$(SETUP) packages venv guest clients
+	@$(PYTHON) -m pytest -v -n 2 $(PYTEST_ARGS)
+	@for engine in postgresql mariadb; do \
+		echo "== the services on $$engine"; \
+		$(PYTHON) -m tests.engines $$engine $(PYTHON) -m pytest -v -n 2 $(ON_SERVERS) $(PYTEST_ARGS) || exit 1; \
+	done
 
 test-peers: ## ours beside theirs: compute on a real Keystone and Glance, keystonemiddleware on our identity
 	@$(SETUP) packages venv clients peers

@@ -1,6 +1,7 @@
 """The contract that compute uses: claims, releases, races, and the books that must balance whatever happens."""
 
 import asyncio
+import os
 import time
 from typing import Any
 
@@ -269,6 +270,7 @@ def test_only_admins_and_services_may(run: Run) -> None:
     run(story)
 
 
+@pytest.mark.skipif(bool(os.environ.get("KILONOVA_TEST_DATABASE")), reason="a budget of the embedded mode")
 def test_a_claim_is_cheap(run: Run) -> None:
     """The budget is 150 µs of CPU; the bound here leaves room for a busy machine. CPU of this thread, the least of several rounds."""
 

@@ -85,6 +85,8 @@ class World:
     def dump(self) -> Dump:
         """Every row of every table as committed now, but for what heartbeats write."""
         path = Path(self.cloud.cloud.plan.state) / "kilonova.db"
+        if not path.exists():
+            pytest.skip("looks into SQLite's file, and this cloud stands on a server")
         with sqlite3.connect(path) as connection:
             tables = [t for (t,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
             out: Dump = {}
