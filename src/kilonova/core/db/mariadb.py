@@ -159,6 +159,9 @@ class MariaDB:
             return Trouble.GONE
         return Trouble.OTHER
 
+    def unsent(self, error: BaseException) -> bool:
+        return isinstance(error, InterfaceError) and error.args[:1] == (0,)
+
     def duplicate(self, error: BaseException, table: Any) -> str:
         """The server names the key only; its columns are those that the table was made with."""
         found = _KEY.search(str(error.args[1]) if len(error.args) > 1 else "")

@@ -77,6 +77,10 @@ class Driver(Protocol):
 
     def trouble(self, error: BaseException) -> Trouble: ...
 
+    def unsent(self, error: BaseException) -> bool:
+        """Whether the statement that failed so never left this machine."""
+        ...
+
     def duplicate(self, error: BaseException, table: Any) -> str:
         """What of: table.column, table.column."""
         ...

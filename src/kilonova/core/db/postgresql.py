@@ -148,6 +148,10 @@ class PostgreSQL:
             return Trouble.GONE
         return Trouble.OTHER
 
+    def unsent(self, error: BaseException) -> bool:
+        """The driver refuses a connection that it knows to be closed, or that the server has said farewell on."""
+        return isinstance(error, InternalClientError) or (isinstance(error, InterfaceError) and "connection is closed" in str(error))
+
     def duplicate(self, error: BaseException, table: Any) -> str:
         """`Key (domain_id, name)=(…) already exists.` is what the server says."""
         detail = str(getattr(error, "detail", "") or "")

@@ -258,7 +258,7 @@ class Server:
                 await self._roll_back(link)
                 raise _Undone(error) from None
             self.pool.drop(link, broken=True)
-            if not tx.wrote:
+            if not tx.wrote or self.driver.unsent(error):
                 raise _Undone(error) from None
             self.log.error(f"database at {link.place}: the connection broke during a commit", error=error)
             raise OutcomeUnknown(f"the connection broke during a commit: {self.driver.reason(error)}") from error
