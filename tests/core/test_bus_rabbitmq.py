@@ -415,6 +415,22 @@ def test_memory_of_replies_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         wire.read_reply(memory.get("huge") or b"")
 
 
+def test_a_stop_at_any_moment_of_a_reconnection(rabbit: Rabbit) -> None:
+    async def test() -> None:
+        for turns in range(0, 60, 2):
+            bus = RabbitBus(options(rabbit.url, retry_s=0.001, retry_max_s=0.001), RUNTIME, Log("", Sink(Lines())))
+            bus.serve(address(), echo())
+            await bus.start(10.0)
+            assert bus._link is not None
+            bus._link.end("a test")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await bus.stop()
+            assert not bus.connected
+
+    run(test, 30.0)
+
+
 def test_a_queue_that_the_broker_drops_is_made_again(rabbit: Rabbit) -> None:
     async def test() -> None:
         async with connected(rabbit.url) as here, connected(rabbit.url) as there:

@@ -196,9 +196,15 @@ class Link:
 
     async def close(self) -> None:
         self.end("closed")
-        with contextlib.suppress(Exception, asyncio.CancelledError):
+        try:
             async with asyncio.timeout(2.0):
                 await self._connection.close()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+        except Exception:
+            return
 
     def _taker(self, take: Take) -> Callable[[DeliveredMessage], Coroutine[Any, Any, None]]:
         async def deliver(message: DeliveredMessage) -> None:

@@ -138,17 +138,15 @@ class RabbitBus:
 
     async def stop(self) -> None:
         """Take no more messages, give what runs a few seconds to end, and go."""
-        link = self._link
-        if link is not None:
-            with contextlib.suppress(TimeoutError, BrokerAway):
+        self._served.clear()
+        self._change()
+        if self._link is not None:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_S):
-                    await asyncio.gather(*(link.silence(address) for address in list(link.serving)))
-                    while self._jobs or self._notices:  # noqa: ASYNC110  (the end of a process: no event is worth its upkeep)
+                    await self._steady.wait()
+                    while self._link is not None and (self._jobs or self._notices):  # noqa: ASYNC110  (no event is worth its upkeep)
                         await asyncio.sleep(0.02)
         await self._tasks.stop()
-        if self._link is not None:
-            await self._link.close()
-            self._drop(self._link)
 
     async def _stay_connected(self) -> None:
         attempts = turn = 0
