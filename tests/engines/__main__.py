@@ -7,7 +7,7 @@ import sys
 from tests.engines.mariadb import MariaDB
 from tests.engines.postgresql import PostgreSQL
 
-ENGINES = {"postgresql": PostgreSQL, "mariadb": MariaDB}
+ENGINES: dict[str, type[PostgreSQL] | type[MariaDB]] = {"postgresql": PostgreSQL, "mariadb": MariaDB}
 
 
 def main(arguments: list[str]) -> int:

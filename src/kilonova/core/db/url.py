@@ -3,6 +3,7 @@
 The driver after the plus sign is that of other programs and is not looked at: there is one for each kind of database here.
 """
 
+import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, unquote
 
@@ -37,6 +38,24 @@ class Url(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.kind}://{self.user}@{','.join(address(host, port) for host, port in self.hosts)}/{self.database}"
 
 
+def masked(text: str) -> str:
+    """A URL of a database or a broker with **** in place of each password, as Nova prints them."""
+    scheme, separator, rest = text.partition("://")
+    credentials, at, places = rest.rpartition("@")
+    if not at or ":" not in credentials:
+        return text
+    if "/" in credentials or ("@" in credentials and "," not in credentials):
+        return f"{scheme}{separator}{credentials.partition(':')[0]}:****@{places}"
+    return f"{scheme}{separator}{_PASSWORD.sub(_hide, credentials)}@{places}"
+
+
+_PASSWORD = re.compile(r"(^|,)([^:@,]*):([^@]*)(?=@|$)")
+
+
+def _hide(found: re.Match[str]) -> str:
+    return f"{found[1]}{found[2]}:****"
+
+
 def address(host: str, port: int) -> str:
     """How a host is named in logs."""
     return host if host.startswith("/") else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -64,12 +83,18 @@ def parse(text: str) -> Url:
     socket = options.pop("unix_socket", "") or (options.pop("host", "") if not places else "")
     return Url(
         kind=kind,
-        hosts=((unquote(socket), int(options.pop("port", DEFAULT_PORTS[kind]))),) if socket else _hosts(places, kind),
+        hosts=((unquote(socket), _port(options.pop("port", ""), kind)),) if socket else _hosts(places, kind),
         user=unquote(user),
         password=unquote(password),
         database=unquote(name),
         options=options,
     )
+
+
+def _port(text: str, kind: str) -> int:
+    if text and not text.isdigit():
+        raise BadUrl("the port in the database's URL is a number")
+    return int(text or DEFAULT_PORTS[kind])
 
 
 def _hosts(places: str, kind: str) -> tuple[tuple[str, int], ...]:
