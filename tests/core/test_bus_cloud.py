@@ -1,6 +1,7 @@
 """A cloud whose parts speak over a real broker: services and agents each on a connection of their own."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -10,11 +11,16 @@ from kilonova.core.bus.config import RabbitOptions, parse_url
 from kilonova.core.bus.rabbitmq import RabbitBus
 from kilonova.core.log import Sink
 from kilonova.core.runtime import Runtime
+from kilonova.network.agent import NetworkAgent
+from kilonova.network.drivers.fake import FakeDriver
+from kilonova.network.store.tables import metadata
 from kilonova.testing.asgi import Client
 from kilonova.testing.compute import ComputeWorld
 from tests.compute.test_flavors import client
 from tests.compute.test_servers import boot, until, wanted
+from tests.core.test_bus_rabbitmq import _cut as cut
 from tests.engines.rabbitmq import Rabbit, needs_rabbitmq, own, shared
+from tests.network.conftest import World, allocate
 
 pytestmark = needs_rabbitmq
 
@@ -99,3 +105,52 @@ def test_boots_outlive_the_broker(tmp_path: Path) -> None:
             assert all(bus.reconnects == 1 for bus in buses)
 
         cloud(rabbit, tmp_path, story)
+
+
+def test_network_agents_have_the_truth_after_connections_were_cut(rabbit: Rabbit, tmp_path: Path) -> None:
+    """Ports come and go while connections end; at rest each host has exactly what the service would tell it."""
+
+    async def main() -> None:
+        w = World(tmp_path)
+        brokers, vhost = parse_url(rabbit.url)
+        options = RabbitOptions(brokers=brokers, vhost=vhost, retry_s=0.05, retry_max_s=0.1)
+        control, nodes = (RabbitBus(options, w.runtime, w.log, name=name) for name in ("control", "nodes"))
+        w.service.bus = w.service.dispatcher.bus = control
+        await control.start(10.0)
+        await nodes.start(10.0)
+        await w.db.create(metadata)
+        await w.service.start()
+        await control.ready()
+        for n in range(3):
+            name = f"h{n}"
+            driver = w.drivers[name] = FakeDriver(host=name, sleep=w.runtime.sleep)
+            agent = w.agents[name] = NetworkAgent(
+                host=name, driver=driver, bus=nodes, runtime=w.runtime, log=w.log, vtep_ip=f"192.0.2.{n}", report_interval_s=0.3
+            )
+            await agent.start()
+        net, ctx, chance = await w.client().network(), w.ctx(), random.Random(1)
+        for round_ in range(12):
+            ids = [f"s{round_}-{n}" for n in range(6)]
+            await asyncio.gather(*(w.service.allocate(ctx, allocate(i, f"h{chance.randrange(3)}", net["id"])) for i in ids))
+            if round_ % 4 == 3:
+                await control.ready()
+                await nodes.ready()
+                await cut(chance.choice((control, nodes)))
+            await asyncio.gather(*(w.service.release(ctx, i) for i in ids[:3]))
+        for round_ in range(12):
+            for n in range(3, 6):
+                await w.service.wait_wired(ctx, f"s{round_}-{n}", 20.0)
+        await w.settle()
+        for name, driver in w.drivers.items():
+            assert sorted(p.id for p in driver.state.ports) == sorted(p.id for p in w.service.topology.told(name).ports)
+        assert sum(len(driver.state.ports) for driver in w.drivers.values()) == 36
+        assert control.reconnects + nodes.reconnects == 3
+        await w.stop()
+        await control.stop()
+        await nodes.stop()
+
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await main()
+
+    asyncio.run(bounded())
