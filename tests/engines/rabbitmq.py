@@ -1,6 +1,6 @@
 """A real RabbitMQ node for tests, from Debian's package: on loopback, on free ports, with a disk, a cookie and an epmd of its own.
 
-`shared(folder)` gives one node to all the processes of a test run, ended by the last of them; a test that kills or wipes makes its own `Rabbit`.
+`shared()` gives one node to all the processes of a test run, ended by the last of them; a test that kills or wipes has its `own(folder)`.
 Users: `kilonova` may do everything; `agent-1` has its own queues only. Addresses and queues want names that no other test uses.
 """
 
@@ -158,7 +158,9 @@ class Rabbit:
             # with it the start script becomes the node instead of watching over it: one process, one id
             "RABBITMQ_ALLOW_INPUT": "1",
             "RABBITMQ_SERVER_START_ARGS": "-noinput",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": " ".join(
+                ("-kernel inet_dist_use_interface {127,0,0,1}", "+S 2:2", "+sbwt none", "+sbwtdcpu none", "+sbwtdio none")
+            ),
         }
 
     def _prepare(self) -> None:
@@ -174,7 +176,9 @@ class Rabbit:
         (f / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
-            f"ssl_options.cacertfile = {f}/tls/ca.pem\nssl_options.certfile = {f}/tls/server.pem\nssl_options.keyfile = {f}/tls/server.key\n"
+            f"ssl_options.cacertfile = {f}/tls/ca.pem\n"
+            f"ssl_options.certfile = {f}/tls/server.pem\n"
+            f"ssl_options.keyfile = {f}/tls/server.key\n"
             "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = false\n"
             f"load_definitions = {f}/definitions.json\n"
             "loopback_users = none\nlog.console = false\ndisk_free_limit.absolute = 1MB\n"
@@ -270,7 +274,7 @@ def shared() -> Iterator[Rabbit]:
         else:
             known = {"users": 0}
             rabbit = Rabbit(folder)
-            rabbit.lasting = True
+            rabbit.lasting = "PYTEST_XDIST_TESTRUNUID" in os.environ
             try:
                 rabbit.start()
             except BaseException:

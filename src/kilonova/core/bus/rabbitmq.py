@@ -168,8 +168,7 @@ class RabbitBus:
                     self._log.info(f"{'Reconnected' if lost else 'Connected'} to AMQP server on {broker.place}")
                     if lost:
                         self.reconnects += 1
-                        for act in self._when_back:
-                            act()
+                        self._tell_that_we_are_back()
                     if self._notices:
                         self._send_notices()
                     reason = await self._until_lost(link)
@@ -190,6 +189,13 @@ class RabbitBus:
             attempts = min(attempts + 1, 30)
             self._log.error(f"AMQP server on {broker.place} is unreachable: {reason}, retrying in {pause:.2g} s")
             await self._runtime.sleep(pause)
+
+    def _tell_that_we_are_back(self) -> None:
+        for act in self._when_back:
+            try:
+                act()
+            except Exception as error:
+                self._log.error("what was to be done after a reconnection failed", error=error)
 
     async def _until_lost(self, link: Link) -> str:
         """Put changes of what is served on the broker, until the link ends; then why it did."""
