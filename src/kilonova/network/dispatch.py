@@ -3,7 +3,12 @@
 What a host's own ports and routers wait for goes out at once; news about others (addresses, members of groups, peers) is collected for a
 moment, so that a storm of boots becomes few messages: for `window_s`, and the longer the last round took, so that news costs a bounded
 share of the process. A host that does not answer is left alone until its agent asks for its state.
+
+Where several processes could do this, only the one that leads does (`leadership.py`): `lead` begins it, `rest` ends it, and before each
+stage of commands it is asked whether it still may.
 """
+
+from collections.abc import Callable
 
 import msgspec
 
@@ -30,18 +35,52 @@ class Dispatcher:
         self.runtime = runtime
         self.log = log
         self.window_s = window_s
+        self.leading = True
+        self.epoch = 0
+        self.facts_address = ""
+        self.acting: Callable[[], bool] | None = None
+        """Asked before each stage; None: nobody else could be."""
         self.online: dict[str, int] = {}
         """Hosts whose agents take commands -> how often they have asked for their state."""
         self.sent = 0
         self._asked = 0
+        self._numbers: dict[str, int] = {}
+        """host -> commands sent in its session"""
         self._life = runtime.uuid_hex()[:8]
         self._sending: dict[str, None] = {}
         self._collecting = False
         self._round_began: float | None = None
         self._round_s = 0.0
 
+    def lead(self, epoch: int, facts_address: str) -> None:
+        """From now on this process commands: nobody has been told anything by it."""
+        self.leading, self.epoch, self.facts_address = True, epoch, facts_address
+        self._life = self.runtime.uuid_hex()[:8]
+        self.online.clear()
+
+    def rest(self) -> None:
+        """Somebody else does."""
+        self.leading = False
+        self.online.clear()
+        self.topology.forget_news()
+
+    def may_act(self) -> bool:
+        return self.leading and (self.acting is None or self.acting())
+
+    def call_in(self, host: str) -> None:
+        """Ask a host's agent to ask for its state."""
+        self.bus.cast(rpc.agent_address(host), rpc.Resync(epoch=self.epoch, facts_address=self.facts_address))
+
+    def forget_told(self) -> list[str]:
+        """What hosts were told is not so any more: they get nothing until they ask. Returns who they were."""
+        hosts = list(self.online)
+        self.online.clear()
+        return hosts
+
     def kick(self) -> None:
         """Something may have changed."""
+        if not self.leading:
+            return
         for host in self.topology.urgent():
             self._start(host)
         if self.topology.has_news and not self._collecting and not self.tasks.closed and self.online:
@@ -65,16 +104,19 @@ class Dispatcher:
     async def _send(self, host: str) -> None:
         epoch = self.online.get(host)
         try:
-            while self.online.get(host) == epoch:
+            while self.online.get(host) == epoch and self.may_act():
                 order = self.topology.take(host)
                 if not order:
                     return
                 if order.resync:
                     self.online.pop(host, None)
-                    self.bus.cast(rpc.agent_address(host), rpc.Resync())
+                    self.call_in(host)
                     return
                 for stage in order.stages:
                     if self.online.get(host) != epoch:
+                        return
+                    if not self.may_act():
+                        self.online.pop(host, None)  # it has not got all of the order
                         return
                     await self._stage(host, stage, self._session(epoch))
         except Exception as error:
@@ -94,7 +136,9 @@ class Dispatcher:
 
     async def _stage(self, host: str, stage: tuple[rpc.Command, ...], session: str) -> None:
         address = rpc.agent_address(host)
-        stage = tuple(msgspec.structs.replace(command, session=session) for command in stage)
+        first, at = self._numbers.get(host, 0) + 1, self.epoch
+        stage = tuple([msgspec.structs.replace(c, session=session, number=n, epoch=at) for n, c in enumerate(stage, first)])
+        self._numbers[host] = first + len(stage) - 1
         self.sent += len(stage)
         if len(stage) == 1:
             await self.bus.call(address, stage[0], CALL_TIMEOUT_S)
@@ -106,6 +150,8 @@ class Dispatcher:
         """The host's whole state; from now on it is sent changes."""
         self._asked += 1
         self.online[host] = self._asked
+        self._numbers[host] = 0
         state = self.topology.told(host)
         self.kick()
-        return msgspec.structs.replace(state, session=self._session(self._asked))
+        session = self._session(self._asked)
+        return msgspec.structs.replace(state, session=session, epoch=self.epoch, facts_address=self.facts_address)

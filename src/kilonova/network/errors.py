@@ -436,3 +436,10 @@ class ServerHasNoPorts(errors.BadRequest):
 class ServerGroupNotFound(errors.NotFound):
     code = "network.server_group"
     title = "Security group {name} not found for project {project}."
+
+
+class NotLeading(errors.Unavailable):
+    """Said to agents, who ask again."""
+
+    code = "network.not_leading"
+    title = "This process does not lead the network agents (any more); another one does, or will in a moment."

@@ -176,13 +176,22 @@ class HostState(msgspec.Struct, frozen=True, kw_only=True):
     routers: tuple[Router, ...] = ()
     session: str = ""
     """Names this telling of the state."""
+    epoch: int = 0
+    """Of the process that leads the agents; 0 where there is only one."""
+    facts_address: str = ""
+    """Where that process hears facts. Empty: FACTS."""
 
 
 class Ordered(msgspec.Struct, frozen=True, kw_only=True):
     """What all commands carry: the `session` of the HostState that they change. Over a broker a command may overtake the state it belongs
-    to; the agent keeps it until it has that state, and refuses one that belongs to another."""
+    to; the agent keeps it until it has that state, and refuses one that belongs to another.
+
+    `number` counts the commands of a session from 1: after a gap or a repeat the agent asks for the whole state. `epoch` is that of the
+    process that leads: an agent that has heard of a higher one refuses."""
 
     session: str = ""
+    number: int = 0
+    epoch: int = 0
 
 
 class Sync(Ordered, frozen=True, kw_only=True, tag=True):
@@ -363,11 +372,33 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Resync(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """To an agent: ask for your state anew."""
+    """To an agent: ask for your state anew. `epoch` and `facts_address` as in HostState."""
+
+    epoch: int = 0
+    facts_address: str = ""
+
+
+class TopologyChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Among processes of the network service: there is something new in the journal. A hint."""
+
+
+class ServersWired(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Among processes of the network service: ports of these servers were wired, or could not be. A hint."""
+
+    server_ids: tuple[str, ...]
 
 
 FACTS = "network.facts"
 """The bus address to which agents report."""
+CHANGED = "network.changed"
+"""Topic of TopologyChanged."""
+WIRED = "network.wired"
+"""Topic of ServersWired."""
+
+
+def leader_address(life: str) -> str:
+    """Where one process hears what FACTS is for, while it leads: nobody else answers there."""
+    return f"{FACTS}.{life}"
 
 
 def agent_address(host: str) -> str:

@@ -1,7 +1,7 @@
 """The network service: its collaborators, its lifetime, what agents tell it, and the contract that other services use."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,6 +11,7 @@ from kilonova.core.config import Settings
 from kilonova.core.context import Context, service_context
 from kilonova.core.db import Database, Duplicate, Lost, Transaction, attempts
 from kilonova.core.errors import Conflict, fail
+from kilonova.core.leases import Lease
 from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
@@ -18,19 +19,27 @@ from kilonova.network import contract, rpc
 from kilonova.network.contract import Allocate, Nic, NicRequest, ServerOfAddress, WiringFailed
 from kilonova.network.dispatch import Dispatcher
 from kilonova.network.domain import networks, ports, security_groups, servers, subnets
+from kilonova.network.domain.journal import Applied, Follower, Lanes, sweep
+from kilonova.network.domain.journal import topology_of as topology_of
 from kilonova.network.domain.topology import Topology
 from kilonova.network.domain.work import Work
-from kilonova.network.errors import ServerGroupNotFound, ServerHasNoPorts
+from kilonova.network.errors import NotLeading, ServerGroupNotFound, ServerHasNoPorts
+from kilonova.network.leadership import Leadership
 from kilonova.network.model import Agent, Host, Port
-from kilonova.network.store import rows, statuses
+from kilonova.network.store import changes, rows, statuses
 from kilonova.network.store.rows import Stale
-from kilonova.network.store.tables import metadata
+from kilonova.network.store.tables import leases, metadata
 
 T = TypeVar("T")
 POLL_S = 1.0
 GRACE_S = 5.0
 BEAT_WINDOW_S = 2.0
 ANEW_S = 1.0
+HINT_S = 0.01
+"""How long a process that does not lead collects its own commits before it tells of them; one that leads: CALM_HINT_S."""
+CALM_HINT_S = 0.25
+SWEEP_S = 60.0
+CALL_AT_ONCE = 50
 AGENT_TYPES = ("DHCP agent", "L3 agent", "Metadata agent", "Open vSwitch agent")
 NO_HOST = "the port is not bound to a host"
 PUBLIC = "public"
@@ -39,12 +48,17 @@ PUBLIC_GATEWAY = "203.0.113.1"
 
 
 class NetworkService:
-    """Implements contract.Network."""
+    """Implements contract.Network.
+
+    `exclusive`: no other process serves this database. Otherwise any number may: each keeps its topology by the journal, and the one that
+    has the lease commands the agents (docs/internals/network-processes.md)."""
 
     name = "network"
     metadata = metadata
 
-    def __init__(self, *, db: Database, runtime: Runtime, log: Log, settings: Mapping[str, Settings], bus: Bus) -> None:
+    def __init__(
+        self, *, db: Database, runtime: Runtime, log: Log, settings: Mapping[str, Settings], bus: Bus, exclusive: bool = True
+    ) -> None:
         self.db = db
         self.runtime = runtime
         self.log = log
@@ -60,40 +74,161 @@ class NetworkService:
         self.beat_window_s = BEAT_WINDOW_S
         self._beats: dict[str, int] = {}
         self._beating = False
-        self._dhcp_ready: dict[str, None] = {}
+        self._dhcp_ready: dict[str, str] = {}
+        """network -> its DHCP port that is known to be ready"""
         self._doubtful = False
         self._commits = 0
+        self.exclusive = exclusive
+        self.life = runtime.uuid_hex() if not exclusive else ""
+        self._lanes = Lanes(runtime)
+        self._hinting = False
+        self._housing = False
+        self.follower = Follower(
+            db=db, runtime=runtime, log=log, hurried=lambda: self.leading, applied=self._applied, replaced=self._replaced
+        )  # fmt: skip
+        self.leadership = Leadership(
+            lease=Lease(db, leases, runtime, name="network.dispatch", owner=self.life),
+            runtime=runtime, tasks=self.tasks, log=log,
+            prepare=self.follower.caught_up, take=self._take_office, leave=self._leave_office,
+        )  # fmt: skip
+        if not exclusive:
+            self.dispatcher.leading = False
+            self.dispatcher.acting = self.leadership.acting
 
     # ---- lifetime
 
     async def start(self) -> None:
         """Read the rows, then listen to agents."""
+        if not self.exclusive:
+            await self._join()
+            return
         await self.rebuild()
-        handlers: dict[type[Any], Callable[[Any], Awaitable[Any]]] = {
+        self.bus.serve(rpc.FACTS, self._handlers())
+        if self.topology.vteps:
+            self.tasks.start("call network agents", self._call_agents())
+
+    def _handlers(self) -> dict[type[Any], Callable[[Any], Awaitable[Any]]]:
+        return {
             rpc.AgentStarted: self._agent_started,
             rpc.StateWanted: self._state_wanted,
             rpc.HostFacts: self._facts,
             rpc.Heartbeat: self._heartbeat,
         }
-        self.bus.serve(rpc.FACTS, handlers)
-        if self.topology.vteps:
-            self.tasks.start("call network agents", self._call_agents())
+
+    async def _join(self) -> None:
+        """Beside other processes."""
+        await changes.make_lanes(self.db)
+        await self.follower.round()
+        self.bus.subscribe(rpc.CHANGED, self._hinted)
+        self.bus.subscribe(rpc.WIRED, self._wired_elsewhere)
+        self.tasks.start("follow the journal of network changes", self.follower.run())
+        self.tasks.start("leadership of network agents", self.leadership.run())
+        self.tasks.every("sweep of network changes", SWEEP_S, self._sweep)
 
     async def stop(self) -> None:
-        self.bus.silence(rpc.FACTS)
+        if self.exclusive:
+            self.bus.silence(rpc.FACTS)
+        else:
+            self.leadership.leave()
         await self.tasks.stop()
+        if not self.exclusive:
+            await self.leadership.release()
 
     async def _call_agents(self) -> None:
         """Agents that outlived this service are asked to register anew; those that start with it do so by themselves."""
         await self.runtime.sleep(GRACE_S)
         for host in list(self.topology.vteps):
             if host not in self.dispatcher.online:
-                self.bus.cast(rpc.agent_address(host), rpc.Resync())
+                self.dispatcher.call_in(host)
 
     async def rebuild(self) -> None:
         """Derive the topology from the rows anew."""
         topology = await topology_of(self.db)
         self.topology = self.dispatcher.topology = topology
+
+    # ---- beside other processes
+
+    @property
+    def leading(self) -> bool:
+        """Whether agents are told and heard by this process."""
+        return self.dispatcher.may_act()
+
+    def _take_office(self, epoch: int) -> None:
+        self._dhcp_ready.clear()
+        address = rpc.leader_address(self.life)
+        self.dispatcher.lead(epoch, address)
+        for where in (rpc.FACTS, address):
+            self.bus.serve(where, self._handlers())
+        self.tasks.start("call network agents", self._call_all(list(self.topology.vteps)))
+
+    async def _call_all(self, hosts: list[str]) -> None:
+        """A few at a time: each takes its whole state."""
+        for number, host in enumerate(hosts, 1):
+            if host not in self.dispatcher.online and self.leading:
+                self.dispatcher.call_in(host)
+            if number % CALL_AT_ONCE == 0:
+                await self.runtime.sleep(CALL_AT_ONCE / 1000)
+
+    def _leave_office(self) -> None:
+        for where in (rpc.FACTS, rpc.leader_address(self.life)):
+            self.bus.silence(where)
+        self.dispatcher.rest()
+        self._beats.clear()
+
+    def _replaced(self, topology: Topology) -> None:
+        """The rows were read anew."""
+        self.topology = self.dispatcher.topology = topology
+        if self.leading:
+            for host in self.dispatcher.forget_told():
+                self.dispatcher.call_in(host)
+
+    def _applied(self, found: Applied) -> None:
+        if not self.leading:
+            self.topology.forget_news()
+            return
+        for host in found.gone:
+            self.dispatcher.online.pop(host, None)
+        self.dispatcher.kick()
+        if (found.homeless or found.misbound) and not self._housing and not self.tasks.closed:
+            self._housing = True
+            self.tasks.start("network rows that were written before their host was known", self._house(found.misbound))
+
+    async def _house(self, hosts: tuple[str, ...]) -> None:
+        try:
+            now = self.runtime.now_us()
+            for host in hosts:
+                await self.db.transact(lambda tx, host=host: statuses.host_known(tx, host, now))  # type: ignore[misc]
+            await self._house_routers()
+        finally:
+            self._housing = False
+
+    async def _hinted(self, message: rpc.TopologyChanged) -> None:
+        self.follower.wake()
+
+    def _hint(self) -> None:
+        """Tell other processes that there is something in the journal; many commits of a moment are one hint."""
+        self.follower.wake()
+        if not self._hinting and not self.tasks.closed:
+            self._hinting = True
+            self.tasks.start("hint at network changes", self._publish_hint())
+
+    async def _publish_hint(self) -> None:
+        await self.runtime.sleep(CALM_HINT_S if self.leading else HINT_S)
+        self._hinting = False
+        self.bus.publish(rpc.CHANGED, rpc.TopologyChanged())
+
+    async def _sweep(self) -> None:
+        if self.leading:
+            await sweep(self.db)
+
+    async def _wired_elsewhere(self, told: rpc.ServersWired) -> None:
+        self._wake(told.server_ids)
+
+    def _wake(self, server_ids: Iterable[str]) -> None:
+        for server_id in server_ids:
+            event = self._wiring.get(server_id)
+            if event is not None:
+                event.set()
 
     async def bootstrap(self, *, project_id: str) -> None:
         """The shared external network `public`, of the admin's project, if there is no external network yet."""
@@ -102,6 +237,8 @@ class NetworkService:
         common: dict[str, Any] = {"project_id": project_id, "description": "", "availability_zone_hints": ()}
 
         async def body(w: Work) -> None:
+            if not self.exclusive and await rows.networks.where(w.tx, external=True):
+                return
             network = await networks.create(
                 w,
                 {
@@ -130,13 +267,25 @@ class NetworkService:
         """Run `body` as one transaction; then tell hosts and other services. A lost race is run again with fresh rows."""
         made: list[Work] = []
         elevated = ctx.is_admin or "service" in ctx.roles
+        lane = -1
+        attempt = 0
 
         async def run(tx: Transaction) -> T:
-            w = Work(tx, self.runtime, self.settings, self.hints, self.topology, elevated=elevated)
+            w = Work(
+                tx, self.runtime, self.settings, self.hints, self.topology, elevated=elevated, exclusive=self.exclusive, attempt=attempt
+            )
             made.append(w)
-            return await body(w)
+            result = await body(w)
+            if lane >= 0:
+                changed = w.changes()
+                if changed:
+                    await changes.record(tx, lane, self.db.now_us(), changed)
+            return result
 
-        async for _ in attempts(self.runtime):
+        async for number in attempts(self.runtime):
+            attempt = number
+            if not self.exclusive:
+                lane = self._lanes.take()
             try:
                 result = await self.db.transact(run)
             except (Stale, Duplicate):
@@ -144,13 +293,18 @@ class NetworkService:
             except Lost:
                 self._doubt()
                 raise
+            finally:
+                if lane >= 0:
+                    self._lanes.give(lane)
             self._committed(made[-1], notify=notify)
             return result
         raise Conflict("The resource is being changed by too many requests at once; try again.")
 
     def _doubt(self) -> None:
-        """A commit was lost, and may have taken effect: the topology may lack what the rows say."""
-        if not self._doubtful and not self.tasks.closed:
+        """A commit was lost, and may have taken effect: the topology may lack what the rows say. (The journal would tell of it.)"""
+        if not self.exclusive:
+            self.follower.wake()
+        elif not self._doubtful and not self.tasks.closed:
             self._doubtful = True
             self.tasks.start("network topology anew", self._derive_anew())
 
@@ -168,16 +322,17 @@ class NetworkService:
                 break
         self._doubtful = False
         self.topology = self.dispatcher.topology = topology
-        hosts = list(self.dispatcher.online)
-        self.dispatcher.online.clear()
-        for host in hosts:
-            self.bus.cast(rpc.agent_address(host), rpc.Resync())
+        for host in self.dispatcher.forget_told():
+            self.dispatcher.call_in(host)
         for network_id in [n for n in self._dhcp_ready if n not in topology.networks]:
             del self._dhcp_ready[network_id]
 
     def _committed(self, w: Work, *, notify: bool) -> None:
         self._commits += 1
-        if w.put or w.dropped or w.dropped_groups:
+        if not self.exclusive:
+            if w.put or w.dropped or w.dropped_groups or w.hosts:
+                self._hint()
+        elif w.put or w.dropped or w.dropped_groups:
             w.tell(self.topology)
             self.dispatcher.kick()
         if notify:
@@ -186,7 +341,12 @@ class NetworkService:
 
     # ---- what agents tell
 
+    def _check_leading(self) -> None:
+        if not self.leading:
+            raise NotLeading
+
     async def _agent_started(self, told: rpc.AgentStarted) -> None:
+        self._check_leading()
         now = self.runtime.now_us()
         configurations: dict[str, object] = {"driver": told.description.driver, "capabilities": told.description.capabilities}
 
@@ -201,6 +361,8 @@ class NetworkService:
                 await rows.hosts.save(w.tx, old, new)
             else:
                 await rows.hosts.insert(w.tx, new)
+            if old is None or old.vtep_ip != new.vtep_ip:
+                w.hosts[told.host] = None
             have = [agent.agent_type for agent in await rows.agents.where(w.tx, host=told.host)]
             for kind in AGENT_TYPES:
                 if kind in have:
@@ -211,12 +373,17 @@ class NetworkService:
             await statuses.host_known(w.tx, told.host, now)
 
         await self.write(service_context("network"), body)
-        self.topology.put_host(told.host, told.vtep_ip)
+        if self.exclusive:
+            self.topology.put_host(told.host, told.vtep_ip)
+        else:
+            await self.follower.caught_up()
         await self._house_routers()
         self.dispatcher.kick()
 
     def forget_host(self, host: str) -> None:
-        """Its rows are gone. It comes back when its agent registers."""
+        """Its rows are gone. It comes back when its agent registers. (Where others write too, the journal tells of it.)"""
+        if not self.exclusive:
+            return
         self.topology.drop_host(host)
         self.dispatcher.online.pop(host, None)
         self.dispatcher.kick()
@@ -236,13 +403,14 @@ class NetworkService:
             await self.write(service_context("network"), body)
 
     async def _state_wanted(self, asked: rpc.StateWanted) -> rpc.HostState:
+        self._check_leading()
         return self.dispatcher.whole(asked.host)
 
     async def _heartbeat(self, beat: rpc.Heartbeat) -> None:
         """Heartbeats of a moment are written together."""
         self._beats[beat.host] = self.runtime.now_us()
-        if beat.host not in self.dispatcher.online:
-            self.bus.cast(rpc.agent_address(beat.host), rpc.Resync())
+        if beat.host not in self.dispatcher.online and self.leading:
+            self.dispatcher.call_in(beat.host)
         if not self._beating and not self.tasks.closed:
             self._beating = True
             self.tasks.start("network heartbeats", self._write_beats())
@@ -290,7 +458,8 @@ class NetworkService:
             port = self.topology.ports.get(port_id)
             if port is not None:
                 networks_ready[port.network_id] = None
-        fresh = [network_id for network_id in networks_ready if network_id not in self._dhcp_ready]
+        dhcp_ports = {network_id: self.topology.dhcp_port_id(network_id) for network_id in networks_ready}
+        fresh = [network_id for network_id, port_id in dhcp_ports.items() if self._dhcp_ready.get(network_id) != port_id]
         now = self.runtime.now_us()
 
         async def body(tx: Transaction) -> None:
@@ -305,12 +474,12 @@ class NetworkService:
 
         if wired or failed or fresh or routers_ready:
             await self.db.transact(body)
-        self._dhcp_ready.update(dict.fromkeys(n for n in fresh if n in self.topology.networks))
-        for port_id in (*wired, *failed):
-            port = self.topology.ports.get(port_id)
-            event = self._wiring.get(port.device_id) if port is not None else None
-            if event is not None:
-                event.set()
+        self._dhcp_ready.update({n: dhcp_ports[n] for n in fresh if n in self.topology.networks})
+        ports = [self.topology.ports.get(port_id) for port_id in (*wired, *failed)]
+        server_ids = dict.fromkeys(port.device_id for port in ports if port is not None)
+        self._wake(server_ids)
+        if not self.exclusive and server_ids:
+            self.bus.publish(rpc.WIRED, rpc.ServersWired(server_ids=tuple(server_ids)))
 
     # ---- the contract
 
@@ -454,23 +623,3 @@ async def _ports_of(w: Work, server_id: str) -> list[Port]:
 async def _set_groups(w: Work, port: Port, group_ids: tuple[str, ...]) -> None:
     new = msgspec.structs.replace(port, security_groups=group_ids, updated_at=w.now, revision=port.revision + 1)
     await ports.save(w, port, new)
-
-
-async def topology_of(db: Database) -> Topology:
-    """The topology that the rows say, from scratch."""
-    topology = Topology()
-    for host in await rows.hosts.where(db):
-        topology.put_host(host.host, host.vtep_ip)
-    for network in await rows.networks.where(db):
-        topology.put_network(network)
-    for subnet in await rows.subnets.where(db):
-        topology.put_subnet(subnet)
-    for rule in await rows.security_group_rules.where(db):
-        topology.put_rule(rule)
-    for port in await rows.ports.where(db):
-        topology.put_port(port)
-    for router in await rows.routers.where(db):
-        topology.put_router(router)
-    for floating_ip in await rows.floating_ips.where(db):
-        topology.put_floating_ip(floating_ip)
-    return topology

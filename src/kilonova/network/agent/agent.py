@@ -4,9 +4,13 @@ It asks for the whole desired state when it starts, every few minutes, after a c
 bring changes. Commands of one stage run side by side; a synchronisation runs alone. Commands that were waiting when a whole state arrived
 are part of that state and are passed over. Over a broker a command may arrive before the state that it changes: each names the session of
 its state.
+
+Several processes may lead, one after the other. The agent reports to the one that told it its state, and to whoever answers the common
+address when that one does not; it believes nobody whose epoch is lower than one that it has heard of.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,6 +29,20 @@ RETRY_MAX_S = 60.0
 class OtherSession(Conflict):
     code = "network.other_session"
     title = "The agent of {host} was told its state in another session; it is synchronised when it asks again."
+
+
+class OldEpoch(Conflict):
+    code = "network.old_epoch"
+    title = "The agent of {host} has heard of a newer leader (epoch {known}) than the one that spoke (epoch {epoch})."
+
+
+class OutOfTurn(Conflict):
+    code = "network.out_of_turn"
+    title = "The agent of {host} expected command {expected} of the session and got {number}; it asks for its whole state."
+
+
+SESSIONS = 4
+"""Sessions whose commands are counted: the one that holds, and those whose state has not arrived."""
 
 
 class NetworkAgent:
@@ -59,6 +77,12 @@ class NetworkAgent:
         self._sync_due = False
         self._generation = 0
         self._session = ""
+        self._epoch = 0
+        self._leader = ""
+        """Where the process that leads hears facts; empty: the common address."""
+        self._numbers: dict[str, int] = {}
+        """session -> the last command of it that has arrived"""
+        self._hurry = asyncio.Event()
         self._gate = _Gate()
 
     # ---- life
@@ -104,12 +128,16 @@ class NetworkAgent:
                 hello = rpc.AgentStarted(
                     host=self.host, vtep_ip=self.vtep_ip, availability_zone=self.availability_zone, description=described
                 )
-                await self.bus.call(rpc.FACTS, hello)
-                state = await self.bus.call(rpc.FACTS, rpc.StateWanted(host=self.host))
+                await self.bus.call(self._leader or rpc.FACTS, hello)
+                state = await self.bus.call(self._leader or rpc.FACTS, rpc.StateWanted(host=self.host))
+                self._heed(state.epoch, state.facts_address)
                 self._generation += 1
                 self._session = state.session
+                self._numbers = {state.session: self._numbers.get(state.session, 0)}
                 done = await self.driver.sync(state)
             except Exception as error:
+                if not isinstance(error, DriverError):
+                    self._leader = ""
                 log = self.log.warning if isinstance(error, (DriverError, Error)) else self.log.error
                 log("synchronisation failed", host=self.host, error=error)
                 self._resync_later()
@@ -124,11 +152,20 @@ class NetworkAgent:
         return True
 
     async def _resync_asked(self, message: rpc.Resync) -> None:
+        self._heed(message.epoch, message.facts_address)
         self._resync_later(at_once=True)
+
+    def _heed(self, epoch: int, facts_address: str) -> None:
+        """Whoever speaks leads, for all that is known. Raises OldEpoch."""
+        if epoch < self._epoch:
+            raise OldEpoch(host=self.host, known=self._epoch, epoch=epoch)
+        self._epoch, self._leader = epoch, facts_address
 
     def _resync_later(self, *, at_once: bool = False) -> None:
         """One synchronisation soon, after a pause that grows with the failures in a row."""
         self.failures += 0 if at_once else 1
+        if at_once:
+            self._hurry.set()
         if self._sync_due or self.tasks.closed:
             return
         self._sync_due = True
@@ -136,8 +173,12 @@ class NetworkAgent:
         self.tasks.start(f"resync of {self.host} soon", self._resync_after(pause_s))
 
     async def _resync_after(self, pause_s: float) -> None:
+        """Sooner, when somebody asks for it."""
         if pause_s:
-            await self.runtime.sleep(pause_s)
+            self._hurry.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._hurry.wait()
         self._sync_due = False
         await self.resync()
 
@@ -146,6 +187,8 @@ class NetworkAgent:
     def _command(self, run: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[None]]:
         async def handle(message: Any) -> None:
             arrived = self._generation
+            if message.number:
+                self._count(message)
             async with self._gate.shared():
                 if message.session and message.session != self._session:
                     raise OtherSession(host=self.host)
@@ -166,6 +209,20 @@ class NetworkAgent:
 
         return handle
 
+    def _count(self, message: rpc.Ordered) -> None:
+        """Handlers start in the order in which commands were sent. Raises OldEpoch, OutOfTurn."""
+        if message.epoch < self._epoch:
+            raise OldEpoch(host=self.host, known=self._epoch, epoch=message.epoch)
+        last = self._numbers.get(message.session)
+        if last is None:
+            last = 0
+            for old in [session for session in self._numbers if session != self._session][: 1 - SESSIONS]:
+                del self._numbers[old]
+        if message.number != last + 1:
+            self._resync_later(at_once=True)
+            raise OutOfTurn(host=self.host, expected=last + 1, number=message.number)
+        self._numbers[message.session] = message.number
+
     # ---- facts
 
     def _report(self, fact: rpc.Fact) -> None:
@@ -180,8 +237,9 @@ class NetworkAgent:
             while self._facts:
                 batch = tuple(self._facts)
                 try:
-                    await self.bus.call(rpc.FACTS, rpc.HostFacts(host=self.host, facts=batch))
+                    await self.bus.call(self._leader or rpc.FACTS, rpc.HostFacts(host=self.host, facts=batch))
                 except Error as error:
+                    self._leader = ""
                     self.log.warning("facts were not taken", host=self.host, error=error)
                     await self.runtime.sleep(RETRY_S)
                     continue

@@ -121,6 +121,7 @@ async def delete(c: NetworkService, ctx: Context, req: Request, agent_id: str) -
         left = await rows.agents.where(w.tx, order=("agent_type",), host=agent.host)
         if not left:
             await rows.hosts.delete(w.tx, host.host)
+            w.hosts[host.host] = None
         return not left
 
     if await c.write(ctx, run):

@@ -28,7 +28,11 @@ async def pick(w: Work, subnet: Subnet) -> int | None:
     """A free address of the subnet's pools, or None."""
     parts = ipam.pool_ranges(subnet.allocation_pools)
     version, look = subnet.ip_version, FIRST_LOOK
-    for first, last in ipam.rotation(parts, w.hints.get(subnet.id, 0)):
+    hint = w.hints.get(subnet.id, 0)
+    if w.attempt and not w.exclusive:
+        # another process looks where we look: go apart
+        hint = max(hint, parts[0][0] if parts else 0) + w.runtime.random.randrange(FIRST_LOOK * w.attempt)
+    for first, last in ipam.rotation(parts, hint):
         at = first
         while at <= last:
             taken = await addresses.taken(w.tx, subnet.id, ipam.key(at, version), ipam.key(last, version), look)

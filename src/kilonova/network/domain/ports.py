@@ -96,7 +96,7 @@ async def create(w: Work, network: Network, subnets: Sequence[Subnet], values: d
         vnic_type=values.get("binding:vnic_type", "normal"),
         profile=values.get("binding:profile") or {},
         host=host,
-        vif_type=vif_type(w, host),
+        vif_type=await vif_type(w, host),
         hostname=values.get("hostname", ""),
         allocated=values.get("allocated", False),
         nic_index=values.get("nic_index", 0),
@@ -107,10 +107,13 @@ async def create(w: Work, network: Network, subnets: Sequence[Subnet], values: d
     return port
 
 
-def vif_type(w: Work, host: str) -> str:
+async def vif_type(w: Work, host: str) -> str:
+    """Whether the host has an agent. Another process may just have heard of it first."""
     if not host:
         return UNBOUND
-    return BOUND if host in w.topology.vteps else BINDING_FAILED
+    if host in w.topology.vteps or (not w.exclusive and await rows.hosts.get(w.tx, host) is not None):
+        return BOUND
+    return BINDING_FAILED
 
 
 def _pairs(w: Work, pairs: Sequence[dict[str, Any]], mac: str) -> tuple[model.AddressPair, ...]:
@@ -195,7 +198,7 @@ async def update(w: Work, old: Port, network: Network, subnets: Sequence[Subnet]
     if "binding:host_id" in changes:
         host = changes["binding:host_id"] or ""
         if host != old.host:
-            fields.update(host=host, vif_type=vif_type(w, host), status="DOWN", wiring_error="")
+            fields.update(host=host, vif_type=await vif_type(w, host), status="DOWN", wiring_error="")
     if not w.elevated and fields.get("device_id", old.device_id) != old.device_id and old.host:
         # Its user gives it to another device: it leaves the one that compute has put it on.
         fields.update(host="", vif_type=UNBOUND, status="DOWN", wiring_error="")

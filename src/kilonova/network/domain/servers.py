@@ -186,7 +186,7 @@ async def _adopt(w: Work, request: Allocate, nic: NicRequest, port_id: str, inde
         return await bind(w, port, request.host)
     new = msgspec.structs.replace(
         port, device_id=request.server_id, device_owner=f"compute:{request.availability_zone}", host=request.host,
-        vif_type=ports.vif_type(w, request.host), status="DOWN", wiring_error="", nic_index=index, nic_tag=nic.tag,
+        vif_type=await ports.vif_type(w, request.host), status="DOWN", wiring_error="", nic_index=index, nic_tag=nic.tag,
         hostname=request.hostname, updated_at=w.now, revision=port.revision + 1,
     )  # fmt: skip
     await ports.save(w, port, new)
@@ -225,7 +225,13 @@ async def bind(w: Work, port: Port, host: str) -> Port:
     if port.host == host and not port.wiring_error:
         return port
     new = msgspec.structs.replace(
-        port, host=host, vif_type=ports.vif_type(w, host), status="DOWN", wiring_error="", updated_at=w.now, revision=port.revision + 1
+        port,
+        host=host,
+        vif_type=await ports.vif_type(w, host),
+        status="DOWN",
+        wiring_error="",
+        updated_at=w.now,
+        revision=port.revision + 1,
     )
     await ports.save(w, port, new)
     return new

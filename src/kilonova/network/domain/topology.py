@@ -160,6 +160,32 @@ class Topology:
         calm = [host for host, marks in self._marks.items() if host not in self._urgent and (marks or self._behind(marks))]
         return list(self._urgent), calm
 
+    def forget_news(self) -> None:
+        """Nobody will be told of what has changed so far: every host is told its whole state before anything else."""
+        self._marks.clear()
+        self._urgent.clear()
+        self._grown_groups.clear()
+        self.has_news = False
+
+    def tell_port(self, port_id: str) -> None:
+        """Its host is to wire it again."""
+        port = self.ports.get(port_id)
+        if port is not None and port.is_guest:
+            self._hurry(port.host).plugs[port_id] = None
+
+    def tell_router(self, router_id: str) -> None:
+        """Its host is to realise it again."""
+        self._router_changed(router_id)
+
+    def dhcp_port_id(self, network_id: str) -> str:
+        """Empty for none."""
+        port = self._dhcp.get(network_id)
+        return port.id if port is not None else ""
+
+    def in_use(self, network_id: str) -> bool:
+        """Whether something of the network sits on any host."""
+        return network_id in self._places
+
     def _behind(self, marks: _Marks) -> bool:
         return any(place < self._end(network_id) for network_id, place in marks.read.items())
 

@@ -1,7 +1,7 @@
 """One transaction under way, and what it changes.
 
 Functions of the domain take a Work first. They write through `tx` and note each row's new state; after the commit the service tells the
-topology of them, in the order of the commits.
+topology of them, in the order of the commits. Where several processes write, the journal tells all of them instead (`journal.py`).
 """
 
 from collections.abc import Mapping
@@ -28,6 +28,8 @@ class Work:
         topology: Topology,
         *,
         elevated: bool,
+        exclusive: bool = True,
+        attempt: int = 0,
     ) -> None:
         self.tx = tx
         self.runtime = runtime
@@ -37,10 +39,16 @@ class Work:
         """For reading: which hosts there are. It does not know yet what this transaction does."""
         self.elevated = elevated
         """Whether an admin or a service asks."""
+        self.exclusive = exclusive
+        """Nobody else writes to this database: what `topology` says of hosts is so."""
+        self.attempt = attempt
+        """How many times this was tried before, and lost a race."""
         self.now = runtime.now_us()
         self.put: dict[tuple[str, str], Noun] = {}
         self.dropped: dict[tuple[str, str], Noun] = {}
         self.dropped_groups: dict[str, None] = {}
+        self.hosts: dict[str, None] = {}
+        """Hosts that have come, gone, or changed their address."""
         self.networks: dict[str, model.Network] = {}
         """Read by this transaction, and not changed by it."""
         self.servers: dict[str, None] = {}
@@ -61,21 +69,37 @@ class Work:
         if isinstance(row, model.Port) and row.is_guest and row.device_id:
             self.servers[row.device_id] = None
 
+    def changes(self) -> list[tuple[str, str, str]]:
+        """(kind, id, id of what it belongs to) of every row that the topology is made of."""
+        out = [(kind, row_id, _parent(row)) for changed in (self.put, self.dropped) for (kind, row_id), row in changed.items()]
+        out += [("SecurityGroup", group_id, "") for group_id in self.dropped_groups]
+        out += [("Host", host, "") for host in self.hosts]
+        return out
+
     def tell(self, topology: Topology) -> None:
         """Networks come before what is on them, and go after it."""
         for kind in ("Network", "Subnet", "SecurityGroupRule", "Port", "Router", "FloatingIp"):
             for (name, _), row in self.put.items():
                 if name == kind:
-                    _put(topology, row)
+                    put(topology, row)
         for kind in ("FloatingIp", "Port", "Router", "SecurityGroupRule", "Subnet", "Network"):
             for (name, _), row in self.dropped.items():
                 if name == kind:
-                    _drop(topology, row)
+                    drop(topology, row)
         for group_id in self.dropped_groups:
             topology.drop_group(group_id)
 
 
-def _put(topology: Topology, row: Noun) -> None:
+def _parent(row: Noun) -> str:
+    match row:
+        case model.Subnet():
+            return row.network_id
+        case model.SecurityGroupRule():
+            return row.security_group_id
+    return ""
+
+
+def put(topology: Topology, row: Noun) -> None:
     match row:
         case model.Network():
             topology.put_network(row)
@@ -91,7 +115,7 @@ def _put(topology: Topology, row: Noun) -> None:
             topology.put_rule(row)
 
 
-def _drop(topology: Topology, row: Noun) -> None:
+def drop(topology: Topology, row: Noun) -> None:
     match row:
         case model.Network():
             topology.drop_network(row.id)

@@ -33,8 +33,10 @@ class Rows(Generic[S]):
         self.columns = [table.c[name] for name in self._fields]
         id_column = table.c[key]
         self._key = id_column
+        self.key = key
         self._insert = inserted(table)
         self._get = prepared(sa.select(*self.columns).where(id_column == sa.bindparam("row_key")))
+        self._among = prepared(sa.select(*self.columns).where(id_column.in_(sa.bindparam("keys", expanding=True))).order_by(id_column))
         update = sa.update(table).where(id_column == sa.bindparam("row_key"))
         if "revision" in table.c:
             update = update.where(table.c.revision == sa.bindparam("was_revision"))
@@ -80,6 +82,10 @@ class Rows(Generic[S]):
     async def get(self, reader: Reader, row_id: str) -> S | None:
         row = await reader.one(self._get, {"row_key": row_id})
         return self.kind(*row) if row else None
+
+    async def among(self, reader: Reader, keys: Sequence[str]) -> list[S]:
+        """Those of these rows that there are."""
+        return [self.kind(*row) for row in await reader.all(self._among, {"keys": keys})]
 
     async def where(self, reader: Reader, *, order: Sequence[str] = ("created_at",), **equal: Any) -> list[S]:
         """All whose columns have these values (a tuple: one of its values), oldest first. The statement is compiled once per shape."""

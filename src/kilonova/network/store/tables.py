@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from kilonova.core.db import Json
+from kilonova.core.leases import leases_table
 from kilonova.network import model
 
 metadata = sa.MetaData()
@@ -156,3 +157,20 @@ auto_topologies = sa.Table(
     sa.Column("network_id", ID, nullable=False),
     sa.Column("router_id", ID, nullable=False),
 )
+lanes = sa.Table(
+    "network_lanes",
+    metadata,
+    sa.Column("lane", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+)
+"""Where transactions get their numbers: docs/internals/network-processes.md."""
+changes = sa.Table(
+    "network_changes",
+    metadata,
+    sa.Column("lane", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("made_at", sa.BigInteger, nullable=False),
+    _json("items", tuple[tuple[str, str, str], ...]),
+)
+"""One row for each transaction that changed what the topology is made of."""
+leases = leases_table(metadata, "network_leases")
