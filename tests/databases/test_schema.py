@@ -67,7 +67,7 @@ def test_revisions_make_what_the_metadata_make(history: History, kind: str, open
         await forward(db, history, 0)
         by_revisions = await shape(db, kind)
         for table in reversed(history.metadata.sorted_tables):
-            await db.transact(lambda tx, table=table: tx.run(sa.text(f"DROP TABLE {table.name}")))  # type: ignore[misc]
+            await db.transact(lambda tx, table=table: tx.run(sa.text(f"DROP TABLE IF EXISTS {table.name}")))  # type: ignore[misc]
         await db.create(history.metadata)
         by_metadata = await shape(db, kind)
         await db.stop()
@@ -116,6 +116,7 @@ def test_tables_from_before_there_were_revisions_are_adopted(open_it: Open) -> N
     async def story() -> None:
         db = open_it()
         await db.create(PLACEMENT.metadata)
+        await db.transact(lambda tx: tx.run(sa.text("DROP TABLE placement_consumers")))
         await db.transact(
             lambda tx: tx.run(inserted(PLACEMENT.metadata.tables["placement_traits"]), {"name": "CUSTOM_A", "uses": 0, "created_at": 1})
         )
@@ -123,6 +124,7 @@ def test_tables_from_before_there_were_revisions_are_adopted(open_it: Open) -> N
         assert len(await sync(db, [PLACEMENT])) >= 1
         assert [s.pending for s in await states(db, [PLACEMENT])] == [0]
         assert await db.one(sa.text("SELECT count(*) FROM placement_traits")) == (1,)
+        assert await db.one(sa.text("SELECT count(*) FROM placement_consumers")) == (0,)
         await db.stop()
 
     run(story)

@@ -7,6 +7,7 @@ operations that only add. A new database skips them: its tables are made from th
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
@@ -19,6 +20,8 @@ from kilonova.core.db.server import Server
 from kilonova.core.errors import Error
 
 FIRST = 1
+_MAKES = re.compile(r"\s*CREATE (?:TABLE|(?:UNIQUE )?INDEX \S+ ON) (\S+)")
+"""What a statement of a first revision makes, or makes an index of."""
 _SQLITE_TABLES = sa.text("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
 
 
@@ -144,7 +147,7 @@ async def sync(db: Database, histories: Sequence[History]) -> list[str]:
                 continue
             at = state.schema
             if at is None:
-                await db.create(history.metadata)
+                await _complete(db, history)
                 await _stamp(db, history, FIRST)
                 at = FIRST
                 done.append(f"{history.service}: found from before there were revisions, counted as {FIRST}")
@@ -157,18 +160,28 @@ def _alone(db: Database) -> AbstractAsyncContextManager[Any]:
     return db.alone("kilonova.schema") if isinstance(db, Server) else nullcontext()
 
 
+async def _complete(db: Database, history: History) -> None:
+    """Make what the first revision has and tables from before it lack: it grew until it was released."""
+    have = set(await table_names(db))
+    _, name = history.revisions()[0]
+    missing = [s for s in rendered(db.dialect, f"{history.package}.{name}") if (m := _MAKES.search(s)) and m[1].strip('"`') not in have]
+    await _run(db, missing)
+
+
+async def _run(db: Database, statements: Sequence[str]) -> None:
+    async def body(tx: Transaction) -> None:
+        for statement in statements:
+            await tx.run(sa.text(statement.replace(":", r"\:")))
+
+    await db.transact(body)
+
+
 async def forward(db: Database, history: History, at: int) -> list[str]:
     """Run the revisions after `at`, each in a transaction where the database has such for its tables (MariaDB has not)."""
     done = []
     for number, name in history.revisions():
         if number > at:
-            statements = rendered(db.dialect, f"{history.package}.{name}")
-
-            async def body(tx: Transaction, statements: list[str] = statements) -> None:
-                for statement in statements:
-                    await tx.run(sa.text(statement.replace(":", r"\:")))
-
-            await db.transact(body)
+            await _run(db, rendered(db.dialect, f"{history.package}.{name}"))
             await _stamp(db, history, number)
             done.append(f"{history.service}: revision {name}")
     return done
