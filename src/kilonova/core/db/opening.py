@@ -4,7 +4,6 @@ from typing import Any
 
 from kilonova.core.config import ConfigError
 from kilonova.core.db.facade import Database
-from kilonova.core.db.pool import Driver, Limits
 from kilonova.core.db.sqlite import SQLite
 from kilonova.core.db.url import BadUrl, Url, parse
 from kilonova.core.log import Log
@@ -23,6 +22,7 @@ def open_database(connection: str, runtime: Runtime, log: Log, settings: Any = N
         raise ConfigError(f"[database] connection: {error}.") from None
     if url.kind == "sqlite":
         return SQLite(url.database, runtime, synchronous=synchronous)
+    from kilonova.core.db.pool import Limits
     from kilonova.core.db.server import Server
 
     limits = Limits() if settings is None else Limits(**{name: getattr(settings, name) for name in Limits.__struct_fields__})
@@ -32,7 +32,8 @@ def open_database(connection: str, runtime: Runtime, log: Log, settings: Any = N
     return Server(driver_of(url, patience), url, runtime, log, limits)
 
 
-def driver_of(url: Url, patience: dict[str, float]) -> Driver:
+def driver_of(url: Url, patience: dict[str, float]) -> Any:
+    """A pool.Driver, for a server that is no SQLite."""
     try:
         if url.kind == "postgresql":
             from kilonova.core.db.postgresql import PostgreSQL

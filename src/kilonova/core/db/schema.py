@@ -16,7 +16,6 @@ import msgspec
 import sqlalchemy as sa
 
 from kilonova.core.db.facade import Database, Transaction
-from kilonova.core.db.server import Server
 from kilonova.core.errors import Error
 
 FIRST = 1
@@ -94,7 +93,7 @@ class NotMigrated(Error):
 
 
 async def table_names(db: Database) -> list[str]:
-    statement = db.dialect.table_names if isinstance(db, Server) else _SQLITE_TABLES
+    statement = _SQLITE_TABLES if db.dialect.name == "sqlite" else db.dialect.table_names
     return [row[0] for row in await db.all(statement)]
 
 
@@ -157,7 +156,8 @@ async def sync(db: Database, histories: Sequence[History]) -> list[str]:
 
 def _alone(db: Database) -> AbstractAsyncContextManager[Any]:
     """One process at a time changes the schema. (SQLite's file has one process only, by the lock of its state directory.)"""
-    return db.alone("kilonova.schema") if isinstance(db, Server) else nullcontext()
+    alone = getattr(db, "alone", None)  # of server.py, which the embedded mode never imports
+    return alone("kilonova.schema") if alone else nullcontext()
 
 
 async def _complete(db: Database, history: History) -> None:
