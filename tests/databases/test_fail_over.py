@@ -12,13 +12,16 @@ import sqlalchemy as sa
 from kilonova.core.db import Lost, OutcomeUnknown, Transaction, inserted, prepared
 from kilonova.core.db.opening import driver_of
 from kilonova.core.db.pool import Limits
+from kilonova.core.db.schema import sync
 from kilonova.core.db.server import Server
 from kilonova.core.db.url import parse
 from kilonova.core.log import Log, Sink
 from kilonova.core.runtime import Runtime
+from kilonova.placement.store.migrations import HISTORY as PLACEMENT
 from tests.databases.conftest import Open
 from tests.engines.mariadb import MariaDB
 from tests.engines.postgresql import PostgreSQL
+from tests.engines.process import free_port
 
 metadata = sa.MetaData()
 things = sa.Table("things", metadata, sa.Column("id", sa.Integer, primary_key=True, autoincrement=False))
@@ -294,3 +297,42 @@ def test_a_server_that_became_read_only_is_left_for_the_other() -> None:
 
 async def nobody_asks(wire: Any) -> str:
     return ""
+
+
+def test_a_galera_node() -> None:
+    """One node that is a cluster: whether it is ready is asked, reads wait for writes, tables are made without a lock of the server."""
+    port = free_port()
+    node = MariaDB(
+        settings=(
+            "wsrep_on=ON",
+            "wsrep_provider=/usr/lib/galera/libgalera_smm.so",
+            "wsrep_cluster_address=gcomm://",
+            f"wsrep_provider_options=base_port={port};gmcast.listen_addr=tcp://127.0.0.1:{port}",
+            "wsrep_node_address=127.0.0.1",
+            "wsrep_sst_method=rsync",
+            "binlog_format=ROW",
+            "innodb_autoinc_lock_mode=2",
+        )
+    )
+    log = io.StringIO()
+
+    async def main() -> None:
+        admin = cluster([node.start().url()], log, pool_timeout=20)
+        await admin.command("CREATE DATABASE kilonova")
+        await admin.stop()
+        db = cluster([node.url("kilonova")], log, pool_timeout=20)
+        assert len(await sync(db, [PLACEMENT])) == 1
+        await db.create(metadata)
+        await db.transact(lambda tx: tx.run(INSERT, {"id": 1}))
+        assert await db.all(IDS) == [(1,)]
+        assert await db.one(sa.text("SELECT @@wsrep_sync_wait")) == (1,)
+        link = await db.pool.take()
+        await link.wire.command("SET GLOBAL wsrep_desync = OFF")
+        assert await db.driver.unwritable(link.wire) == ""
+        db.pool.give(link)
+        await db.stop()
+
+    try:
+        asyncio.run(main())
+    finally:
+        node.stop()
