@@ -1,6 +1,6 @@
 """The composition root: the one module that knows every service and wires them. Nothing imports it but `cli` and `testing`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,20 +8,19 @@ from typing import Any, Protocol
 import msgspec
 
 from kilonova.compute import config as compute_config
-from kilonova.compute.agent import ComputeAgent, Heart
-from kilonova.compute.drivers import BUILTIN as HYPERVISORS
-from kilonova.compute.drivers import Driver as Hypervisor
-from kilonova.compute.drivers.fake import Fake, FakeConfig, FakeHost
-from kilonova.compute.drivers.fake.journal import GuestJournal
 from kilonova.compute.edge import edge as compute_edge
 from kilonova.compute.ops.register import register as register_compute
 from kilonova.compute.policies import RULES as COMPUTE_RULES
+from kilonova.compute.rpc import ReadPiece, StoreImage
 from kilonova.compute.service import ComputeService
 from kilonova.compute.store.migrations.api import HISTORY as COMPUTE_API_TABLES
 from kilonova.compute.store.migrations.cell import HISTORY as COMPUTE_CELL_TABLES
 from kilonova.core import config as config_module
-from kilonova.core import files, plugins
-from kilonova.core.bus import InProcessBus
+from kilonova.core import files
+from kilonova.core.binding import serve, stub
+from kilonova.core.bus import Bus, InProcessBus
+from kilonova.core.bus.config import OPTIONS as BUS_OPTIONS
+from kilonova.core.bus.config import rabbit_options
 from kilonova.core.config import Settings
 from kilonova.core.context import service_context
 from kilonova.core.db import Database, SQLite, open_database, schema
@@ -31,6 +30,7 @@ from kilonova.core.log import Log, Sink
 from kilonova.core.policy import POLICY_OPTIONS, Policy, Rule, overrides
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
+from kilonova.hypervisor import IMAGE_STORE, METADATA, PIECE, Hypervisors, Machines, ReachOverBus, fetch_in_pieces
 from kilonova.identity import config as identity_config
 from kilonova.identity.contract import Identity
 from kilonova.identity.domain.bootstrap import ServiceEntry
@@ -50,9 +50,7 @@ from kilonova.metadata import config as metadata_config
 from kilonova.metadata.app import MetadataApp
 from kilonova.metadata.service import MetadataService
 from kilonova.network import config as network_config
-from kilonova.network.agent import NetworkAgent
-from kilonova.network.drivers import Driver as Dataplane
-from kilonova.network.drivers.fake import FakeDriver
+from kilonova.network.contract import Network
 from kilonova.network.edge import edge as network_edge
 from kilonova.network.policies import RULES as NETWORK_RULES
 from kilonova.network.rpc import MetadataReply, MetadataRequest
@@ -63,8 +61,8 @@ from kilonova.placement.edge import edge as placement_edge
 from kilonova.placement.policies import RULES as PLACEMENT_RULES
 from kilonova.placement.service import PlacementService
 from kilonova.placement.store.migrations import HISTORY as PLACEMENT_TABLES
+from kilonova.plan import CONDUCTOR, PORTS, Plan
 
-PORTS = {"identity": 5000, "image": 9292, "placement": 8778, "compute": 8774, "metadata": 8775, "network": 9696}
 CATALOG = {
     "identity": ("identity", "keystone", "Identity", "/v3"),
     "image": ("image", "glance", "Image", ""),
@@ -81,7 +79,11 @@ OPTIONS: tuple[config_module.Options, ...] = (
     metadata_config.OPTIONS,
     POLICY_OPTIONS,
     DATABASE_OPTIONS,
+    BUS_OPTIONS,
 )
+NEED_PLACEMENT = {"placement", "compute", CONDUCTOR}
+NEED_COMPUTE = {"compute", "metadata", CONDUCTOR}
+BROKER_WAIT_S = 15.0
 
 HISTORIES = {
     "identity": (IDENTITY_TABLES,),
@@ -93,29 +95,6 @@ HISTORIES = {
 """The tables of each service, in the order that they are made and copied in."""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run and where: dev mode and production fill the same one."""
-
-    state: str
-    cloud_id: str = "local"
-    """Short and unique on this machine: names of namespaces and the like begin with it."""
-    host: str = "127.0.0.1"
-    public_host: str = ""
-    port_offset: int = 0
-    services: tuple[str, ...] = tuple(PORTS)
-    driver: str = "fake"
-    hosts: int = 1
-    node: str = "kilonova"
-    """The name of the one host of the driver libvirt; fake hosts are host-1, host-2, …"""
-    region: str = "RegionOne"
-    config_files: tuple[str, ...] = ()
-    overrides: Mapping[tuple[str, str], Any] = {}
-    scheme: str = "http"
-
-    def url(self, service: str) -> str:
-        return f"{self.scheme}://{self.public_host or self.host}:{PORTS[service] + self.port_offset}"
-
-
 @contextmanager
 def rest_binding() -> Iterator[None]:
     """Around the imports that only a binding to REST needs. Raises ConfigError when they are not installed."""
@@ -123,11 +102,6 @@ def rest_binding() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise config_module.ConfigError(f"[keystone_authtoken] needs the package {error.name}: pip install 'kilonova[rest]'.") from None
-
-
-def vtep(number: int) -> str:
-    """The address of a host's tunnels, inside the cloud's own underlay."""
-    return f"192.0.{2 + number // 254}.{number % 254 + 1}"
 
 
 class WhoIsWho(Identity, Protocol):
@@ -138,18 +112,6 @@ class WhoIsWho(Identity, Protocol):
     async def stop(self) -> None: ...
 
     async def project_id(self, name: str) -> str: ...
-
-
-class Machines:
-    """The hypervisors of fake hosts. They live on when a cloud in this process is stopped or dies; hand them to the next one. With a
-    journal they outlive the process too."""
-
-    def __init__(self, journal: GuestJournal | None = None) -> None:
-        self.guests: dict[str, FakeHost] = {} if journal is None else journal.hosts
-        self._journal = journal
-
-    def of(self, host: str) -> FakeHost:
-        return self.guests.setdefault(host, FakeHost()) if self._journal is None else self._journal.of(host)
 
 
 class Cloud:
@@ -175,9 +137,10 @@ class Cloud:
         if isinstance(database, str):
             database = SQLite(database, runtime, synchronous=synchronous) if database else self._database(synchronous)
         self.db: Database = database
-        self.bus = InProcessBus(runtime, self.log.child("bus"))
+        self.embedded = not self.conf["transport_url"]
+        """One process has everything: its database and its bus are its own."""
+        self.bus: Bus = InProcessBus(runtime, self.log.child("bus")) if self.embedded else self._broker()
         self.tasks = Tasks(runtime, self.log)
-        self.machines = machines or Machines()
         self.owner = runtime.uuid()
         self.edges: dict[str, Edge | MetadataApp] = {}
         self._policy_file = str(Path(plan.state) / self.conf["oslo_policy"]["policy_file"])
@@ -185,8 +148,6 @@ class Cloud:
         self._policy_known: set[str] = set()
         self.took_s: dict[str, float] = {}
         """Seconds that making and starting each service took so far."""
-        self.compute_agents: list[ComputeAgent] = []
-        self.network_agents: list[NetworkAgent] = []
         self.auth_url = plan.url("identity") + "/v3"
         """Where clients get their tokens."""
         self.identity: IdentityService | None = None
@@ -202,15 +163,23 @@ class Cloud:
             self._glance = self._other_glance()
         if "image" in plan.services:
             self.image = self._image(image_store)
-        self.bound_images: Images | None = self.image or self._glance
-        self.placement: PlacementService | None = self._placement() if "placement" in plan.services else None
+        serves = {*plan.services, *((CONDUCTOR,) if plan.conducts and not self.embedded else ())}
+        self.placement: PlacementService | None = self._placement() if serves & NEED_PLACEMENT else None
         self.network: NetworkService | None = self._network() if "network" in plan.services else None
+        self.bound_images: Images | None = self.image or self._glance
+        self.bound_network: Network | None = self.network
+        if not self.embedded:
+            self.bound_images = self.bound_images or stub(Images, self.bus, "image")
+            self.bound_network = self.bound_network or stub(Network, self.bus, "network")
         self.metadata: MetadataService | None = None
         self.compute: ComputeService | None = None
-        if "compute" in plan.services:
+        if "compute" in serves or (serves & NEED_COMPUTE and not self.embedded):
             self.compute = self._compute()
             self.metadata = self._metadata(self.compute)
-        self.edges = {name: self.edges[name] for name in PORTS if name in self.edges}
+        self.hypervisors = self._hypervisors(machines)
+        self.compute_agents, self.network_agents = self.hypervisors.compute_agents, self.hypervisors.network_agents
+        here = {"identity", *plan.services} if self.embedded else set(plan.services)
+        self.edges = {name: self.edges[name] for name in PORTS if name in self.edges and name in here}
         for name in sorted(set(self._policy_overrides) - self._policy_known):
             self.log.warning("policy file names an unknown rule; it has no effect", file=self._policy_file, rule=name)
 
@@ -319,23 +288,10 @@ class Cloud:
                 bus=self.bus,
             )
             self.edges["network"] = network_edge(service, policy=self.policy(NETWORK_RULES), **self._common("network"))
-            self.network_agents = [
-                NetworkAgent(
-                    host=host,
-                    driver=self._dataplane(host, i),
-                    bus=self.bus,
-                    runtime=self.runtime,
-                    log=service.log,
-                    vtep_ip=vtep(i),
-                    report_interval_s=service.settings["network_agent"].report_interval,
-                    resync_interval_s=service.settings["network_agent"].resync_interval,
-                )
-                for i, host in enumerate(self.hosts())
-            ]
         return service
 
     def _compute(self) -> ComputeService:
-        if self.bound_images is None or self.placement is None or self.network is None:
+        if self.bound_images is None or self.placement is None or self.bound_network is None:
             raise config_module.ConfigError(
                 "compute needs image, placement and network; add them to --services (for another Glance: [keystone_authtoken] username)."
             )
@@ -350,34 +306,24 @@ class Cloud:
                 bus=self.bus,
                 identity=self.bound_identity,
                 placement=self.placement,
-                network=self.network,
+                network=self.bound_network,
                 images=self.bound_images,
                 owner=self.owner,
+                exclusive=self.embedded,
+                conducts=self.plan.conducts or self.embedded,
+                node=self.plan.node,
             )
             register_compute(service)
             self.edges["compute"] = compute_edge(service, policy=self.policy(COMPUTE_RULES), **self._common("compute"))
-            self.compute_agents = [
-                ComputeAgent(
-                    host=host,
-                    driver=self._hypervisor(host, settings),
-                    bus=self.bus,
-                    runtime=self.runtime,
-                    log=service.log,
-                    fetch=self._fetch,
-                    store=self._store,
-                    builds=settings["DEFAULT"].max_concurrent_builds,
-                )
-                for host in self.hosts()
-            ]
         return service
 
     def _metadata(self, compute: ComputeService) -> MetadataService:
         """Guests always have it; its HTTP face for signing proxies is the service `metadata`."""
-        assert self.network is not None
+        assert self.bound_network is not None
         with self.timed("metadata"):
             service = MetadataService(
                 compute=compute,
-                network=self.network,
+                network=self.bound_network,
                 runtime=self.runtime,
                 log=self.log.child("metadata"),
                 settings=self.settings(metadata_config.OPTIONS),
@@ -386,89 +332,66 @@ class Cloud:
                 self.edges["metadata"] = MetadataApp(service)
         return service
 
-    def hosts(self) -> list[str]:
-        return [f"host-{i + 1}" for i in range(self.plan.hosts)] if self.plan.driver == "fake" else [self.plan.node]
+    def _broker(self) -> Bus:
+        from kilonova.core.bus.rabbitmq import RabbitBus
 
-    def namespace(self, host: str) -> str:
-        """The network namespace that stands for a host: its taps, bridges and guests live there."""
-        return f"kn-{self.plan.cloud_id}-{host}"
+        options = rabbit_options(self.settings(BUS_OPTIONS))
+        return RabbitBus(options, self.runtime, self.log.child("bus"), name=self.plan.node)
 
-    def _hypervisor(self, host: str, settings: dict[str, Settings]) -> Hypervisor:
-        if self.plan.driver == "fake":
-            return Fake(FakeConfig(hypervisor_hostname=host), host=self.machines.of(host), sleep=self.runtime.sleep)
-        plugins.load("kilonova.compute.driver", self.plan.driver, HYPERVISORS)
-        from kilonova.compute.drivers.libvirt import Libvirt, LibvirtConfig
+    def _hypervisors(self, machines: Machines | None) -> Hypervisors:
+        """The hosts of this process; none without compute and network, unless they are reached over the broker."""
+        plan = self.plan
+        if self.embedded and self.network is None:
+            plan = msgspec.structs.replace(plan, runs_guests=False)
+        settings = {**self.settings(network_config.OPTIONS), **self.settings(compute_config.OPTIONS)}
+        reach = Reach(self) if self.embedded else ReachOverBus(self.bus, self.runtime)
+        return Hypervisors(plan, self.runtime, self.log, self.bus, settings, reach, machines=machines)
 
-        libvirt = settings["libvirt"]
-        return Libvirt(
-            LibvirtConfig(
-                state_folder=Path(self.plan.state),
-                hypervisor_hostname=host,
-                connection_uri=libvirt.connection_uri,
-                virt_type=libvirt.virt_type,
-                cpu_model=libvirt.cpu_model,
-                network_namespace=self.namespace(host),
-            )
-        )
+    def _serve(self) -> None:
+        """What other processes ask of the services of this one."""
+        services = self.plan.services
+        if self.image is not None and "image" in services:
+            serve(self.bus, "image", Images, self.image)
+            self.bus.serve(IMAGE_STORE, {StoreImage: self._store_image})
+        if self.network is not None:
+            serve(self.bus, "network", Network, self.network)
+        if self.metadata is not None and "metadata" in services:
+            self.bus.serve(METADATA, {MetadataRequest: self.metadata.handle})
 
-    def _dataplane(self, host: str, number: int) -> Dataplane:
-        if self.plan.driver == "fake":
-            return FakeDriver(host=host, sleep=self.runtime.sleep)
-        from kilonova.network.drivers.linux.config import LinuxConfig, PhysicalNetwork, Underlay
-        from kilonova.network.drivers.linux.driver import LinuxDriver
+    async def _store_image(self, told: StoreImage) -> None:
+        """Fill an image from a file on a hypervisor."""
+        assert self.image is not None
+        await self.image.write_from(service_context("compute"), told.image_id, self._pieces(told.address))
 
-        gateway = PhysicalNetwork(name="public", address="203.0.113.1/24" if number == 0 else None)
-        config = LinuxConfig(
-            host_namespace=self.namespace(host),
-            vtep_ip=vtep(number),
-            underlay=Underlay(namespace=f"kn-{self.plan.cloud_id}-net"),
-            physical_networks=(gateway,),
-        )
-        return LinuxDriver(config, self._guest_asks)
-
-    async def _guest_asks(self, request: MetadataRequest) -> MetadataReply:
-        """A guest's request to 169.254.169.254."""
-        if self.metadata is None:
-            return MetadataReply(status=503)
-        return await self.metadata.handle(request)
-
-    async def _fetch(self, image_id: str, path: str) -> None:
-        """An image's bytes into a file: a copy within this machine, else in pieces through the contract."""
-        assert self.bound_images is not None
-        ctx = service_context("compute")
-        if self._glance is not None:
-            await self._glance.download(ctx, image_id, path)
-            return
-        local = await self.bound_images.local_path(ctx, image_id)
-        if local is not None:
-            await self.runtime.blocking(files.copy, local, path, pool="image-fetch")
-            return
+    async def _pieces(self, address: str) -> AsyncIterator[bytes]:
         at = 0
-        while piece := await self.bound_images.read(ctx, image_id, at, 4 << 20):
-            await self.runtime.blocking(files.write_at, path, at, piece, pool="image-fetch")
-            at += len(piece)
-
-    async def _store(self, image_id: str, path: str) -> None:
-        """A file's bytes into an image that waits for them."""
-        assert self.bound_images is not None
-        await self.bound_images.write(service_context("compute"), image_id, path)
+        while data := (await self.bus.call(address, ReadPiece(offset=at, length=PIECE), 60.0)).data:
+            yield data
+            at += len(data)
 
     # ---- lifetime
 
     async def create_tables(self) -> None:
-        """What is missing of every service of this process, and what newer releases have added. Raises TooOld."""
+        """What is missing of every service of this process, and what newer releases have added. Raises TooOld. Where several processes
+        share a database they only look (`kilonova db sync` makes them): raises NotMigrated."""
         mine = {
             "identity": self.identity, "image": self.image, "placement": self.placement, "network": self.network, "compute": self.compute,
         }  # fmt: skip
-        for told in await schema.sync(self.db, [h for name, service in mine.items() if service is not None for h in HISTORIES[name]]):
+        wanted = [h for name, service in mine.items() if service is not None for h in HISTORIES[name]]
+        if not self.embedded:
+            await schema.check(self.db, wanted)
+            return
+        for told in await schema.sync(self.db, wanted):
             self.log.info(f"database: {told}")
 
     async def start(self, passwords: Mapping[str, str]) -> None:
         """passwords: of the users that a new cloud gets (admin, demo). Later starts leave users alone."""
         await self.create_tables()
+        if not self.embedded:
+            await self.bus.start(BROKER_WAIT_S)  # type: ignore[attr-defined]
         entries = [ServiceEntry(*CATALOG[name][:3], self.plan.url(name) + CATALOG[name][3]) for name in self.edges if name in CATALOG]
         with self.timed("identity"):
-            if self.identity is not None:
+            if "identity" in self.edges and self.identity is not None:
                 await self.identity.bootstrap(passwords_by_user=passwords, entries=entries, region=self.plan.region)
             await self.bound_identity.start()
         for name, simple in (("image", self.image), ("placement", self.placement)):
@@ -479,36 +402,31 @@ class Cloud:
             with self.timed("network"):
                 await self.network.start()
                 await self.network.bootstrap(project_id=await self.bound_identity.project_id("admin"))
-                for network_agent in self.network_agents:
-                    await network_agent.start()
+        with self.timed("network"):
+            await self.hypervisors.start_networks()
         if self.compute is not None:
             if self._glance is not None:
                 vars(self.compute.settings["glance"])["endpoint_override"] = await self._glance.url()  # links to images begin with it
             with self.timed("compute"):
                 await self.compute.start()
-                for agent in self.compute_agents:
-                    await agent.start()
+        if not self.embedded:
+            self._serve()
+        with self.timed("compute"):
+            await self.hypervisors.start_guests()
+            if self.compute is not None and self.compute.conducts:
                 await self.compute.recover()
-                heart = Heart(self.compute_agents, self.bus, self.compute.settings["DEFAULT"].report_interval)
-                self.tasks.every("heartbeat of hypervisors", heart.interval_s, heart.beat)
+            self.hypervisors.start_heart()
 
     async def destroy(self) -> None:
-        """Remove the guests and the dataplane of this host; called before `stop` when the cloud is to be forgotten."""
-        for agent in self.compute_agents:
-            for guest in await agent.driver.list_guests():
-                await agent.driver.destroy(guest.server_id)
-        for network_agent in self.network_agents:
-            await network_agent.driver.teardown()
+        """Remove the guests and the dataplane of this process's hosts; called before `stop` when the cloud is to be forgotten."""
+        await self.hypervisors.destroy()
 
     async def stop(self) -> None:
         """In the order that nobody misses whom he needs; guests and dataplane live on."""
         await self.tasks.stop()
         if self.compute is not None:
             await self.compute.stop()
-        for agent in self.compute_agents:
-            await agent.stop()
-        for network_agent in self.network_agents:
-            await network_agent.stop()
+        await self.hypervisors.stop()
         for service in (self.network, self.placement, self.image or self._glance, self.bound_identity):
             if service is not None:
                 await service.stop()
@@ -517,3 +435,33 @@ class Cloud:
         await self.bus.stop()
         await self.db.stop()
         self.runtime.close()
+
+
+class Reach:
+    """The rest of the cloud from a hypervisor in the same process."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+
+    async def fetch(self, image_id: str, path: str) -> None:
+        """A copy within this machine, else in pieces through the contract."""
+        cloud = self._cloud
+        assert cloud.bound_images is not None
+        ctx = service_context("compute")
+        if cloud._glance is not None:
+            await cloud._glance.download(ctx, image_id, path)
+            return
+        local = await cloud.bound_images.local_path(ctx, image_id)
+        if local is not None:
+            await cloud.runtime.blocking(files.copy, local, path, pool="image-fetch")
+        else:
+            await fetch_in_pieces(cloud.bound_images.read, image_id, path, cloud.runtime)
+
+    async def store(self, image_id: str, path: str) -> None:
+        assert self._cloud.bound_images is not None
+        await self._cloud.bound_images.write(service_context("compute"), image_id, path)
+
+    async def ask_metadata(self, request: MetadataRequest) -> MetadataReply:
+        if self._cloud.metadata is None:
+            return MetadataReply(status=503)
+        return await self._cloud.metadata.handle(request)

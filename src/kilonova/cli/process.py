@@ -17,7 +17,7 @@ import msgspec
 import uvloop
 
 from kilonova import __version__
-from kilonova.app import PORTS, Cloud, Machines, Plan
+from kilonova.app import Cloud
 from kilonova.cli import credentials, forget, tls
 from kilonova.cli.checks.machine import kvm_verdict
 from kilonova.cli.failure import Failure, plain
@@ -32,7 +32,9 @@ from kilonova.core.plugins import UnknownPlugin
 from kilonova.core.runtime import Runtime
 from kilonova.core.server import HttpServer, PortTaken, bind
 from kilonova.core.tasks import Tasks
+from kilonova.hypervisor import Machines
 from kilonova.identity.config import OPTIONS as IDENTITY_OPTIONS
+from kilonova.plan import PORTS, Plan
 
 Tell = Callable[[str], None]
 """Shows a line to whoever started the cloud."""

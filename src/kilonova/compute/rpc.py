@@ -145,3 +145,30 @@ class GuestChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reason: str = ""
     generation: int = 0
     """Of the server when this was true; the fact means nothing once a later verb has begun. 0: not known."""
+
+
+class OperationReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """To the conductors: an operation waits for a runner. A hint only; they look for such operations by themselves, too.
+
+    cell: whose database it is in; "" for the api side's."""
+
+    cell: str
+    operation: str
+
+
+class StoreImage(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """To the image service: fill an image from a file that `address` gives out in pieces. The reply comes when the image is active."""
+
+    image_id: str
+    address: str
+
+
+class ReadPiece(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """At most `length` bytes; fewer only at the end."""
+
+    offset: int
+    length: int
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    data: bytes

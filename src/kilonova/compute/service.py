@@ -1,5 +1,6 @@
 """The compute service: its collaborators, its lifetime, what hosts report to it, and the contract that other services use."""
 
+import functools
 from typing import Any
 
 from kilonova.compute import rpc
@@ -28,6 +29,8 @@ from kilonova.placement.contract import Placement
 
 CELL = "cell1"
 FACTS = "compute.facts"
+CONDUCTORS = "compute.conductor"
+LOCAL = "kilonova"
 UNSYNCED = ("building", "rescued", "resized", "suspended", "error")
 """States that a guest does not leave by itself: a verb brings the server out of them."""
 QUOTAS = (
@@ -62,8 +65,11 @@ class ComputeService:
         images: Images,
         owner: str,
         exclusive: bool = True,
+        conducts: bool = True,
+        node: str = LOCAL,
     ) -> None:
-        """owner: this life of this process. exclusive: the databases are ours alone, so operations of earlier lives are dead."""
+        """owner: this life of this process. exclusive: the databases are ours alone, so operations of earlier lives are dead. conducts:
+        verbs are carried out here; else they are left to the conductors. node: this machine's name in service lists."""
         self.api_db = api_db
         self.cell_db = cell_db
         self.runtime = runtime
@@ -77,8 +83,11 @@ class ComputeService:
         self.exclusive = exclusive
         self.tasks = Tasks(runtime, log)
         self.hosts = Hosts(cell_db, runtime, placement, settings)
-        self.api_ops = Operations(api_db, api_tables.operations, runtime, self.tasks, log, owner)
-        self.cell_ops = Operations(cell_db, cell_tables.operations, runtime, self.tasks, log, owner)
+        self.conducts = conducts
+        self.node = node
+        hand_over = [None, None] if conducts else [functools.partial(self._hand_over, cell) for cell in ("", CELL)]
+        self.api_ops = Operations(api_db, api_tables.operations, runtime, self.tasks, log, owner, hand_over[0])
+        self.cell_ops = Operations(cell_db, cell_tables.operations, runtime, self.tasks, log, owner, hand_over[1])
         self.accepted: dict[str, Server] = {}
         """Operation -> the server that its create is about to make: saves the first run from reading what was just written."""
         self.views: dict[tuple[Any, ...], tuple[int, bytes]] = {}
@@ -89,12 +98,21 @@ class ComputeService:
 
     async def start(self) -> None:
         """Listen for facts, then finish what earlier lives began (after the agents are there: `recover`)."""
+        if not self.conducts:
+            return
+        self.bus.serve(CONDUCTORS, {rpc.OperationReady: self._take_up})
         self.bus.serve(FACTS, {rpc.HostReport: self.host_reported, rpc.Alive: self.hosts_alive, rpc.GuestChanged: self.guest_changed})
         self.bus.subscribe("network.server_changed", self.addresses_changed)
         await self._introduce_daemons()
         self.tasks.every("operation leases", RENEW_S, self._renew)
         self.tasks.every("operations that nobody runs", RENEW_S, self._adopt)
         self.tasks.every("conductor's heartbeat", RENEW_S, self._beat)
+
+    def _hand_over(self, cell: str, operation: str) -> None:
+        self.bus.cast(CONDUCTORS, rpc.OperationReady(cell=cell, operation=operation))
+
+    async def _take_up(self, told: rpc.OperationReady) -> None:
+        await (self.cell_ops if told.cell else self.api_ops).take_up(told.operation)
 
     async def recover(self) -> int:
         """Take over operations whose runner died. Called once the hosts have reported, and every now and then."""
@@ -116,10 +134,10 @@ class ComputeService:
 
     async def _beat(self) -> None:
         now = self.runtime.now_us()
-        await self.cell_db.transact(lambda tx: host_store.daemons_seen(tx, "kilonova", now))
+        await self.cell_db.transact(lambda tx: host_store.daemons_seen(tx, self.node, now))
 
     async def _introduce_daemons(self) -> None:
-        have = {d.binary for d in await host_store.daemons(self.cell_db)}
+        have = {d.binary for d in await host_store.daemons(self.cell_db) if d.host == self.node}
         now = self.runtime.now_us()
         for binary in ("nova-scheduler", "nova-conductor"):
             if binary not in have:
@@ -127,7 +145,7 @@ class ComputeService:
                     id=self.runtime.uuid(),
                     number=0,
                     binary=binary,
-                    host="kilonova",
+                    host=self.node,
                     disabled=False,
                     disabled_reason=None,
                     seen_at=now,
@@ -137,7 +155,7 @@ class ComputeService:
                     await self.cell_db.transact(lambda tx, daemon=daemon: host_store.insert_daemon(tx, daemon))  # type: ignore[misc]
                 except Duplicate:
                     continue
-        await self.cell_db.transact(lambda tx: host_store.daemons_seen(tx, "kilonova", now))
+        await self.cell_db.transact(lambda tx: host_store.daemons_seen(tx, self.node, now))
 
     # ---- commands down
 

@@ -31,3 +31,12 @@ def write_at(path: str, offset: int, data: bytes) -> None:
             view, offset = view[written:], offset + written
     finally:
         os.close(descriptor)
+
+
+def read_at(path: str, offset: int, length: int) -> bytes:
+    """At most `length` bytes from an offset; fewer only at the end of the file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, length, offset)
+    finally:
+        os.close(descriptor)

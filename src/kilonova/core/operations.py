@@ -34,6 +34,7 @@ PAUSE_MAX_S = 30.0
 """Between attempts: doubles from the first to the second, less up to half by chance. All attempts of a verb that fails at once take some
 five minutes."""
 BATCH = 500
+NOBODY = ""
 A = TypeVar("A")
 
 
@@ -117,12 +118,23 @@ class _Running:
 class Operations:
     """The operations of one database, seen from one runner. `owner` names this life of this process."""
 
-    def __init__(self, db: Database, table: sa.Table, runtime: Runtime, tasks: Tasks, log: Log, owner: str) -> None:
+    def __init__(
+        self,
+        db: Database,
+        table: sa.Table,
+        runtime: Runtime,
+        tasks: Tasks,
+        log: Log,
+        owner: str,
+        hand_over: Callable[[str], None] | None = None,
+    ) -> None:
+        """hand_over: this process runs nothing; called with the id of an operation that somebody else may take up now."""
         self.db = db
         self.runtime = runtime
         self.tasks = tasks
         self.log = log
         self.owner = owner
+        self.hand_over = hand_over
         self.verbs: Mapping[str, Verb] = {}
         self.running: dict[str, _Running] = {}
         self.given_up = 0
@@ -151,7 +163,8 @@ class Operations:
         self._delete = prepared(sa.delete(table).where(mine))
 
     async def open(self, tx: Transaction, verb: str, resource_id: str, ctx: Context, args: Any) -> Operation:
-        """Insert an operation that this runner owns. Call `start` with it after the commit."""
+        """Insert an operation that this runner owns (with `hand_over`, nobody yet). Call `start` with it after the commit."""
+        mine = self.hand_over is None
         op = Operation(
             id=self.runtime.uuid(),
             verb=verb,
@@ -159,13 +172,14 @@ class Operations:
             args=msgspec.Raw(msgspec.json.encode(args)),
             ctx=ctx.on_behalf("kilonova"),
             step="",
-            owner=self.owner,
-            lease_until=self._until(),
-            epoch=1,
-            attempts=1,
+            owner=self.owner if mine else NOBODY,
+            lease_until=self._until() if mine else 0,
+            epoch=int(mine),
+            attempts=int(mine),
             created_at=self.runtime.now_us(),
         )
-        self._opened[op.id] = self.runtime.monotonic() + LEASE_S
+        if mine:
+            self._opened[op.id] = self.runtime.monotonic() + LEASE_S
         await tx.run(self._insert, msgspec.structs.asdict(op))
         return op
 
@@ -174,12 +188,27 @@ class Operations:
 
     # ---- running
 
-    def start(self, op: Operation, *, recover: bool = False) -> asyncio.Task[Any]:
+    def start(self, op: Operation, *, recover: bool = False) -> asyncio.Task[Any] | None:
+        """Run it, here and now; or tell those who do."""
+        if self.hand_over is not None:
+            self.hand_over(op.id)
+            return None
         running = _Running(op, None, self.runtime.monotonic() + LEASE_S)
         running.task = self.tasks.start(f"{op.verb} {op.resource_id}", self._run(running, recover=recover))
         self.running[op.id] = running
         self._opened.pop(op.id, None)
         return running.task
+
+    async def take_up(self, op_id: str) -> bool:
+        """Claim and run an operation that has no runner. False when somebody else was quicker, or it is settled."""
+        row = await self.db.one(self._get, {"id": op_id})
+        if row is None or op_id in self.running or _operation(row).lease_until >= self.db.now_us():
+            return False
+        mine = await self._take(_operation(row))
+        if mine is None:
+            return False
+        self.start(mine, recover=mine.attempts > 1)
+        return True
 
     async def _run(self, running: _Running, *, recover: bool) -> None:
         op = running.op
@@ -299,7 +328,7 @@ class Operations:
             mine = await self._take(_operation(row))
             if mine is not None:
                 self.log.info("operation adopted", operation=mine.id, verb=mine.verb, resource=mine.resource_id, step=mine.step)
-                self.start(mine, recover=True)
+                self.start(mine, recover=mine.attempts > 1)
                 taken += 1
         return taken
 

@@ -211,6 +211,11 @@ class ImageService:
         await self.receive("upload", image, local.pieces(self.runtime, path))
         return await self.get(ctx, image_id)
 
+    async def write_from(self, ctx: Context, image_id: str, pieces: AsyncIterator[bytes]) -> None:
+        """`write` with bytes that come from another machine."""
+        image, _ = await access.find(self.db, ctx, self.allowed(ctx), image_id, "upload_image")
+        await self.receive("upload", image, pieces)
+
     async def receive(
         self, verb: str, image: Image, pieces: AsyncIterator[bytes], *, announced: int | None = None, expected: int | None = None
     ) -> None:

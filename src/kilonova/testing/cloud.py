@@ -4,11 +4,13 @@ import io
 from pathlib import Path
 from typing import Any
 
-from kilonova.app import Cloud, Machines, Plan
+from kilonova.app import Cloud
 from kilonova.core.db import Database
 from kilonova.core.log import Sink
 from kilonova.core.runtime import Runtime
+from kilonova.hypervisor import Machines
 from kilonova.image.drivers.memory import MemoryStore
+from kilonova.plan import Plan
 from kilonova.testing.asgi import Client, Response
 from kilonova.testing.databases import open_test_database
 

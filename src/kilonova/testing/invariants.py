@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.app import Cloud, Machines
+from kilonova.app import Cloud
 from kilonova.compute.drivers import PowerState
 from kilonova.compute.store import api_tables, cell_tables
 from kilonova.core.db import prepared
+from kilonova.hypervisor import Machines
 from kilonova.image.drivers import IMAGE
 from kilonova.image.drivers.memory import MemoryStore
 from kilonova.image.store.tables import images

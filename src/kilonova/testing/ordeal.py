@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from kilonova.app import Cloud, Machines
+from kilonova.app import Cloud
 from kilonova.compute.agent import ComputeAgent
 from kilonova.compute.drivers import PowerState
 from kilonova.compute.edge import edge as compute_edge
@@ -27,6 +27,7 @@ from kilonova.core.errors import Error
 from kilonova.core.log import Log, Sink
 from kilonova.core.operations import RENEW_S
 from kilonova.core.tasks import Tasks
+from kilonova.hypervisor import Machines
 from kilonova.network.agent import NetworkAgent
 from kilonova.testing import simulation
 from kilonova.testing.asgi import Client

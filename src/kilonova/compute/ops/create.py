@@ -2,7 +2,8 @@
 
 begin    quota, number, mapping, build request and operation in one transaction of the api side; then the client has its 202.
 run      pick a host, claim its resources in placement; write the server into the host's cell, and meanwhile make and bind ports and
-         wait until the dataplane has wired them; start the guest, and settle it ACTIVE. A host that fails is undone and the next one is tried.
+         wait until the dataplane has wired them; start the guest, and settle it ACTIVE. A host that fails is undone and the next one
+         is tried.
 recover  is run: each step finds what an earlier life has done already (row, claim, ports, guest) and goes on from there.
 
 A delete that arrives meanwhile raises the server's generation; this verb notices at its next step and leaves the cleaning to the delete.
@@ -24,7 +25,7 @@ from kilonova.compute.store import actions, mappings, servers
 from kilonova.core.bus import Undelivered, Unreachable
 from kilonova.core.context import Context
 from kilonova.core.db import Transaction
-from kilonova.core.errors import Error
+from kilonova.core.errors import Error, Unavailable
 from kilonova.core.operations import LostLease, Operation
 from kilonova.core.undo import Undo
 from kilonova.network.contract import Allocate, NicRequest
@@ -61,7 +62,8 @@ async def begin(c: ComputeService, ctx: Context, wanted: list[Server], args: Cre
 
     made, ops = await c.api_db.transact(body)
     for server, op in zip(made, ops, strict=True):
-        c.accepted[op.id] = server
+        if c.conducts:
+            c.accepted[op.id] = server
         c.api_ops.start(op)
     return made
 
@@ -126,6 +128,10 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
             raise Superseded(server=server.id) from None
         except (Superseded, HostSilent, LostLease):
             raise
+        except _GuestMayBeLeft as left:
+            why = BuildFailed(server=server.id, host=host.host, why=left.error.message, unreachable=False)
+            await _fail(c, op, server, why, scheduling, gone=False)
+            return
         except Error as error:
             c.log.warning("build failed on host", server=server.id, host=host.host, error=error)
             tried[host.host] = error.message
@@ -193,9 +199,12 @@ async def _build_on(
             raise
         except Exception as error:
             maybe = touched or (sent and not isinstance(error, Undelivered))
-            if maybe and not await _destroyed(c, op, server, host.host):
+            refused = await _destroyed(c, op, server, host.host) if maybe else None
+            if refused is not None:
                 undo.keep()
-                raise HostSilent(server=server.id) from error
+                if isinstance(refused, Unavailable) or not isinstance(error, Error):
+                    raise HostSilent(server=server.id) from error
+                raise _GuestMayBeLeft(error) from error
             raise
         undo.keep()
     await _settle(c, op, placed, done.power_state)
@@ -226,14 +235,22 @@ def _fence(op: Operation, number: int) -> rpc.Fence:
     return rpc.Fence(operation=op.id, generation=GENERATION, epoch=op.epoch, number=number)
 
 
-async def _destroyed(c: ComputeService, op: Operation, server: Server, host: str) -> bool:
-    """Whether the host says that it has no guest of this server (any more)."""
+class _GuestMayBeLeft(Exception):
+    """The host could neither start the guest nor make sure that there is none: its server ends in ERROR and keeps what it holds there."""
+
+    def __init__(self, error: Error) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+async def _destroyed(c: ComputeService, op: Operation, server: Server, host: str) -> Error | None:
+    """None when the host says that it has no guest of this server (any more); else why that is not known."""
     try:
         await c.send(host, rpc.Destroy(fence=_fence(op, 2), server_id=server.id))
     except Error as error:
         c.log.warning("whether a guest is left is not known", server=server.id, host=host, error=error)
-        return False
-    return True
+        return error
+    return None
 
 
 async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
@@ -241,7 +258,7 @@ async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
     try:
         server = await _wanted(c, op)
         if server.state != "active":
-            gone = server.host is None or await _destroyed(c, op, server, server.host)
+            gone = server.host is None or await _destroyed(c, op, server, server.host) is None
             if gone:
                 await c.network.release(op.ctx, server.id)
                 await c.placement.release(op.ctx, server.id)
