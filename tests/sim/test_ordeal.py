@@ -24,7 +24,7 @@ from kilonova.placement.service import PlacementService
 from kilonova.testing import ordeal
 
 ROOT = Path(__file__).parents[2]
-FIXED = (7, 13, 21, 22, 33)
+FIXED = (6, 7, 13, 21, 22, 33)
 """Each has found something once."""
 FRESH = 3
 
@@ -43,7 +43,7 @@ def test_a_seed_that_found_something_once_finds_nothing_now(seed: int) -> None:
     assert result.requests >= 30 * minutes
     assert sum(result.faults.values()) >= 5 * minutes
     assert ordeal.HOSTS >= 20
-    assert result.lives > 2
+    assert result.lives >= 2
     assert result.statuses[202] > 5 * minutes
 
 
@@ -103,10 +103,7 @@ def _nobody_adopts(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_silent_host_is_believed_dead(patch: pytest.MonkeyPatch) -> None:
-    async def yes(*arguments: Any) -> bool:
-        return True
-
-    patch.setattr(create, "_destroyed", yes)
+    patch.setattr(create, "_left", nothing)
 
 
 def _stop_is_forgotten(patch: pytest.MonkeyPatch) -> None:
