@@ -81,13 +81,6 @@ class Overtaken(errors.Conflict):
     title = "A later command for server {server} has been seen on this host."
 
 
-class GuestLeft(BuildFailed):
-    """The host says that it can neither make the guest nor remove what there is of it: another host must not be tried."""
-
-    code = "compute.guest_left"
-    title = "Build of instance {server} failed on {host}: {why} What there is of it could not be removed."
-
-
 class HostSilent(errors.Unavailable):
     """Whether a guest runs on a host is not known, so the server must not be started elsewhere."""
 

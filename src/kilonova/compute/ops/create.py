@@ -2,7 +2,8 @@
 
 begin    quota, number, mapping, build request and operation in one transaction of the api side; then the client has its 202.
 run      pick a host, claim its resources in placement; write the server into the host's cell, and meanwhile make and bind ports and
-         wait until the dataplane has wired them; start the guest, and settle it ACTIVE. A host that fails is undone and the next one is tried.
+         wait until the dataplane has wired them; start the guest, and settle it ACTIVE. A host that fails is undone and the next one
+         is tried.
 recover  is run: each step finds what an earlier life has done already (row, claim, ports, guest) and goes on from there.
 
 A delete that arrives meanwhile raises the server's generation; this verb notices at its next step and leaves the cleaning to the delete.
@@ -15,7 +16,7 @@ import msgspec
 from kilonova.compute import rpc
 from kilonova.compute.domain import notices
 from kilonova.compute.domain.guests import guest_of
-from kilonova.compute.errors import BuildFailed, GuestLeft, HostSilent, NoValidHost, OverQuota, Overtaken, Superseded
+from kilonova.compute.errors import BuildFailed, HostSilent, NoValidHost, OverQuota, Overtaken, Superseded
 from kilonova.compute.model import Action, Event, Host, NicWish, Scheduling, Server
 from kilonova.compute.ops.verbs import fault_of, superseded
 from kilonova.compute.scheduler.snapshot import Request
@@ -61,7 +62,8 @@ async def begin(c: ComputeService, ctx: Context, wanted: list[Server], args: Cre
 
     made, ops = await c.api_db.transact(body)
     for server, op in zip(made, ops, strict=True):
-        c.accepted[op.id] = server
+        if c.conducts:
+            c.accepted[op.id] = server
         c.api_ops.start(op)
     return made
 
@@ -126,8 +128,9 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
             raise Superseded(server=server.id) from None
         except (Superseded, HostSilent, LostLease):
             raise
-        except GuestLeft as error:
-            await _fail(c, op, server, error, Scheduling(considered=len(tried) + 1, rejected={host.host: ("build", error.message)}), gone=False)
+        except _GuestMayBeLeft as left:
+            why = BuildFailed(server=server.id, host=host.host, why=left.error.message, unreachable=False)
+            await _fail(c, op, server, why, scheduling, gone=False)
             return
         except Error as error:
             c.log.warning("build failed on host", server=server.id, host=host.host, error=error)
@@ -196,10 +199,12 @@ async def _build_on(
             raise
         except Exception as error:
             maybe = touched or (sent and not isinstance(error, Undelivered))
-            left = await _left(c, op, server, host.host, error) if maybe else None
-            if left is not None:
+            refused = await _destroyed(c, op, server, host.host) if maybe else None
+            if refused is not None:
                 undo.keep()
-                raise left from error
+                if isinstance(refused, Unavailable) or not isinstance(error, Error):
+                    raise HostSilent(server=server.id) from error
+                raise _GuestMayBeLeft(error) from error
             raise
         undo.keep()
     await _settle(c, op, placed, done.power_state)
@@ -230,21 +235,21 @@ def _fence(op: Operation, number: int) -> rpc.Fence:
     return rpc.Fence(operation=op.id, generation=GENERATION, epoch=op.epoch, number=number)
 
 
-async def _left(c: ComputeService, op: Operation, server: Server, host: str, failure: Exception) -> Error | None:
-    """None when the host says that it has no guest of this server (any more), else why that is not so. Raises Superseded, LostLease."""
+class _GuestMayBeLeft(Exception):
+    """The host could neither start the guest nor make sure that there is none: its server ends in ERROR and keeps what it holds there."""
+
+    def __init__(self, error: Error) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+async def _destroyed(c: ComputeService, op: Operation, server: Server, host: str) -> Error | None:
+    """None when the host says that it has no guest of this server (any more); else why that is not known."""
     try:
         await c.send(host, rpc.Destroy(fence=_fence(op, 2), server_id=server.id))
-    except Overtaken:
-        raise Superseded(server=server.id) from None
-    except LostLease:
-        raise
-    except Unavailable as error:
-        c.log.warning("whether a guest is left is not known", server=server.id, host=host, error=error)
-        return HostSilent(server=server.id)
     except Error as error:
-        c.log.warning("a guest may be left", server=server.id, host=host, error=error)
-        why = failure.message if isinstance(failure, Error) else "An unexpected error came."
-        return GuestLeft(server=server.id, host=host, why=why, unreachable=False)
+        c.log.warning("whether a guest is left is not known", server=server.id, host=host, error=error)
+        return error
     return None
 
 
@@ -253,7 +258,7 @@ async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
     try:
         server = await _wanted(c, op)
         if server.state != "active":
-            gone = server.host is None or await _left(c, op, server, server.host, error) is None
+            gone = server.host is None or await _destroyed(c, op, server, server.host) is None
             if gone:
                 await c.network.release(op.ctx, server.id)
                 await c.placement.release(op.ctx, server.id)
