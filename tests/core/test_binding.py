@@ -5,7 +5,7 @@ import inspect
 import time
 import types
 import typing
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,7 +27,7 @@ from kilonova.image.contract import Images
 from kilonova.network.contract import Network, WiringFailed
 from kilonova.placement.contract import Placement
 from kilonova.placement.errors import NoCapacity
-from tests.engines.rabbitmq import Rabbit, needs_rabbitmq, shared
+from tests.engines.rabbitmq import Rabbit, needs_rabbitmq
 
 RUNTIME = Runtime()
 LOG = Log("", Sink(now_us=RUNTIME.now_us))
@@ -133,12 +133,6 @@ def test_every_method_crosses(contract: type[Any], name: str, draw: st.DataObjec
 def test_all_contracts_are_here() -> None:
     assert len(METHODS) >= 33
     assert all(list(inspect.signature(getattr(c, n)).parameters)[1] in ("ctx", "token", "project_id") for c, n in METHODS)
-
-
-@pytest.fixture(scope="module")
-def rabbit() -> Iterator[Rabbit]:
-    with shared() as node:
-        yield node
 
 
 @needs_rabbitmq

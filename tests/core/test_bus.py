@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from kilonova.core.bus.rabbitmq import RabbitBus
 from kilonova.core.log import Log, Sink
 from kilonova.core.runtime import Runtime
 from kilonova.network.rpc import Heartbeat, NetworkReady, Resync, Unplug
-from tests.engines.rabbitmq import needs_rabbitmq, shared
+from tests.engines.rabbitmq import needs_rabbitmq
 
 RUNTIME = Runtime()
 LOG = Log("", Sink(io.StringIO(), now_us=RUNTIME.now_us))
@@ -55,16 +55,10 @@ async def over_rabbitmq(url: str) -> AsyncIterator[Ends]:
     await there.stop()
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with shared() as node:
-        yield node.url
-
-
 @pytest.fixture(params=["in process", "copying", pytest.param("rabbitmq", marks=needs_rabbitmq)])
 def run(request: pytest.FixtureRequest) -> Callable[[Callable[[Ends], Awaitable[None]]], None]:
     kind = request.param
-    address = request.getfixturevalue("url") if kind == "rabbitmq" else ""
+    address = request.getfixturevalue("rabbit").url if kind == "rabbitmq" else ""
 
     def runner(story: Callable[[Ends], Awaitable[None]]) -> None:
         async def main() -> None:

@@ -2,10 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-
-import pytest
 
 from kilonova.core.bus.config import RabbitOptions, parse_url
 from kilonova.core.bus.rabbitmq import RabbitBus
@@ -19,16 +17,10 @@ from kilonova.testing.compute import ComputeWorld
 from tests.compute.test_flavors import client
 from tests.compute.test_servers import boot, until, wanted
 from tests.core.test_bus_rabbitmq import _cut as cut
-from tests.engines.rabbitmq import Rabbit, needs_rabbitmq, own, shared
+from tests.engines.rabbitmq import Rabbit, needs_rabbitmq, own
 from tests.network.conftest import World, allocate
 
 pytestmark = needs_rabbitmq
-
-
-@pytest.fixture(scope="module")
-def rabbit() -> Iterator[Rabbit]:
-    with shared() as node:
-        yield node
 
 
 def cloud(rabbit: Rabbit, tmp_path: Path, story: Callable[[ComputeWorld, list[RabbitBus]], Awaitable[None]], hosts: int = 2) -> None:

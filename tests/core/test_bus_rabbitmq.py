@@ -7,7 +7,7 @@ import random
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,10 @@ from kilonova.core.errors import Forbidden
 from kilonova.core.log import Log, Sink, request_id
 from kilonova.core.runtime import Runtime
 from kilonova.network.rpc import FACTS, Heartbeat, Network, NetworkReady, PutNetwork, Resync, Unplug
-from tests.engines.rabbitmq import AGENT, AGENT_PASSWORD, USER, Rabbit, free_ports, needs_rabbitmq, own, shared
+from tests.engines.rabbitmq import AGENT, AGENT_PASSWORD, USER, Rabbit, free_ports, needs_rabbitmq, own
 
 RUNTIME = Runtime()
 pytestmark = needs_rabbitmq
-
-
-@pytest.fixture(scope="module")
-def rabbit() -> Iterator[Rabbit]:
-    with shared() as node:
-        yield node
 
 
 def options(url: str, **more: Any) -> RabbitOptions:

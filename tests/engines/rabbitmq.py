@@ -265,9 +265,9 @@ def shared() -> Iterator[Rabbit]:
     """The node of this test run: the first process that asks starts it, the last one that leaves ends it."""
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or f"alone-{os.getpid()}"
     folder = Path(tempfile.gettempdir()) / f"kilonova-rabbitmq-{run}"
-    folder.mkdir(exist_ok=True)
     state = folder / "state.json"
     with _locked(folder):
+        folder.mkdir(exist_ok=True)
         if state.exists():
             known = json.loads(state.read_text())
             rabbit = Rabbit(folder, known["ports"], known["pids"])
@@ -295,6 +295,7 @@ def shared() -> Iterator[Rabbit]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("w") as lock:
+    """One lock for all runs of a user, outside of what they delete."""
+    with folder.with_name(f"kilonova-rabbitmq-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
