@@ -22,7 +22,21 @@ OPTIONS: Options = {
     ],
     "api": [
         cfg.IntOpt("max_limit", default=1000, min=1, help="Most rows of one list."),
+        cfg.BoolOpt(
+            "list_records_by_skipping_down_cells",
+            default=True,
+            help="Whether lists go without the servers of a cell that does not answer; no: such a list is an error.",
+        ),
+        cfg.IntOpt("cell_timeout", default=10, min=1, help="Seconds that a request waits for one cell's database."),
         cfg.BoolOpt("enable_instance_password", default=True, help="Whether a create tells a generated administrator password."),
+    ],
+    "api_database": [
+        cfg.StrOpt(
+            "connection",
+            default="",
+            secret=True,
+            help="The API database's URL, when cells have databases of their own; empty: one database for all, with cell0 and cell1 in it.",
+        )
     ],
     "quota": [
         cfg.IntOpt("instances", default=10, min=-1, help="Servers for each project; -1: no limit."),
@@ -37,7 +51,7 @@ OPTIONS: Options = {
         cfg.IntOpt("server_group_members", default=10, min=-1, help="Servers for each server group."),
     ],
     "glance": [
-        cfg.StrOpt("endpoint_override", default="http://127.0.0.1:9292", help="The image service's public address, for links to images."),
+        cfg.StrOpt("endpoint_override", default="http://127.0.0.1:9292", help="The image service's public address, for links to images.")
     ],
     "scheduler": [cfg.IntOpt("max_attempts", default=3, min=1, help="Hosts that are tried for one boot.")],
     "filter_scheduler": [

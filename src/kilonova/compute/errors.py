@@ -81,11 +81,40 @@ class Overtaken(errors.Conflict):
     title = "A later command for server {server} has been seen on this host."
 
 
+class GuestLeft(BuildFailed):
+    """The host says that it can neither make the guest nor remove what there is of it: another host must not be tried."""
+
+    code = "compute.guest_left"
+    title = "Build of instance {server} failed on {host}: {why} What there is of it could not be removed."
+
+
 class HostSilent(errors.Unavailable):
     """Whether a guest runs on a host is not known, so the server must not be started elsewhere."""
 
     code = "compute.host_silent"
     title = "The host of server {server} does not answer."
+
+
+class CellSilent(errors.Unavailable):
+    """`why` is for the log and the command line."""
+
+    code = "compute.cell_silent"
+    title = "Cell {cell} is not responding or returned an exception, hence instance info is not available."
+    advice = "{why}"
+
+
+class CellsSilent(errors.Error):
+    """[api] list_records_by_skipping_down_cells = false: a list without them is not wanted."""
+
+    code = "compute.cells_silent"
+    title = "Cell {cell} is not responding but configuration indicates that we should fail."
+
+
+class ElsewhereMapped(errors.Conflict):
+    code = "compute.host_elsewhere"
+    title = (
+        "Host {host} reports to cell {cell}, but is mapped to cell {known}; two hosts have one name, or `nova-manage cell_v2` must say so."
+    )
 
 
 class Removed(errors.Gone):

@@ -134,6 +134,16 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         return f"instance-{self.number:08x}"
 
 
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """What the api side knows of a server while its cell does not answer."""
+
+    user_id: str
+    flavor: Flavor
+    image_id: str | None
+    image_properties: dict[str, str]
+    availability_zone: str | None
+
+
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """A hypervisor: one nova-compute service and one node on it. `id` is also its resource provider's."""
 

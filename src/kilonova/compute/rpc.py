@@ -148,11 +148,8 @@ class GuestChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class OperationReady(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """To the conductors: an operation waits for a runner. A hint only; they look for such operations by themselves, too.
+    """To the conductors: an operation waits for a runner. A hint only; they look for such operations by themselves, too."""
 
-    cell: whose database it is in; "" for the api side's."""
-
-    cell: str
     operation: str
 
 

@@ -1,9 +1,9 @@
 """The compute service: its collaborators, its lifetime, what hosts report to it, and the contract that other services use."""
 
-import functools
 from typing import Any
 
 from kilonova.compute import rpc
+from kilonova.compute.cells import REFRESH_S, Cell, Cells, Opener
 from kilonova.compute.contract import GuestMetadata
 from kilonova.compute.domain import guest_metadata
 from kilonova.compute.domain import hosts as host_domain
@@ -12,6 +12,7 @@ from kilonova.compute.domain.notice_payloads import service_payload
 from kilonova.compute.model import CRASHED, NOSTATE, PAUSED, RUNNING, SHUTDOWN, Daemon, Fault, FixedIp, Flavor, Nic, Server
 from kilonova.compute.store import api_tables, cell_tables, mappings, servers
 from kilonova.compute.store import hosts as host_store
+from kilonova.compute.store.cell_mappings import CELL0
 from kilonova.core.bus import Bus
 from kilonova.core.bus.notifications import Notifier
 from kilonova.core.config import Settings
@@ -19,7 +20,7 @@ from kilonova.core.context import Context, service_context
 from kilonova.core.db import Database, Duplicate, Transaction
 from kilonova.core.errors import PolicyForbids
 from kilonova.core.log import Log
-from kilonova.core.operations import RENEW_S, LostLease, Operations
+from kilonova.core.operations import RENEW_S, LostLease, Operations, Verb
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
 from kilonova.identity.contract import Identity
@@ -27,7 +28,6 @@ from kilonova.image.contract import Images
 from kilonova.network import contract as network_contract
 from kilonova.placement.contract import Placement
 
-CELL = "cell1"
 FACTS = "compute.facts"
 CONDUCTORS = "compute.conductor"
 LOCAL = "kilonova"
@@ -54,7 +54,8 @@ class ComputeService:
         self,
         *,
         api_db: Database,
-        cell_db: Database,
+        cell_db: Database | None = None,
+        open_cell: Opener | None = None,
         runtime: Runtime,
         log: Log,
         settings: dict[str, Settings],
@@ -69,9 +70,10 @@ class ComputeService:
         node: str = LOCAL,
     ) -> None:
         """owner: this life of this process. exclusive: the databases are ours alone, so operations of earlier lives are dead. conducts:
-        verbs are carried out here; else they are left to the conductors. node: this machine's name in service lists."""
+        verbs are carried out here; else they are left to the conductors. node: this machine's name in service lists.
+
+        cell_db: where the cloud makes cell0 and cell1 by itself. open_cell: how to reach the cells that an operator has mapped."""
         self.api_db = api_db
-        self.cell_db = cell_db
         self.runtime = runtime
         self.log = log
         self.settings = settings
@@ -82,12 +84,30 @@ class ComputeService:
         self.images = images
         self.exclusive = exclusive
         self.tasks = Tasks(runtime, log)
-        self.hosts = Hosts(cell_db, runtime, placement, settings)
         self.conducts = conducts
         self.node = node
-        hand_over = [None, None] if conducts else [functools.partial(self._hand_over, cell) for cell in ("", CELL)]
-        self.api_ops = Operations(api_db, api_tables.operations, runtime, self.tasks, log, owner, hand_over[0])
-        self.cell_ops = Operations(cell_db, cell_tables.operations, runtime, self.tasks, log, owner, hand_over[1])
+        self.cell_verbs: dict[str, Verb] = {}
+        """Verbs on a server that has a cell: their operations are rows of it."""
+        hand_over = None if conducts else self._hand_over
+        self.api_ops = Operations(api_db, api_tables.operations, runtime, self.tasks, log, owner, hand_over)
+
+        def operations(db: Database) -> Operations:
+            made = Operations(db, cell_tables.operations, runtime, self.tasks, log, owner, hand_over)
+            made.verbs = self.cell_verbs
+            return made
+
+        self.cells = Cells(
+            api_db,
+            bus,
+            runtime,
+            log,
+            self.tasks,
+            cell_db=cell_db,
+            open_cell=open_cell,
+            make_ops=operations,
+            timeout_s=settings["api"].cell_timeout,
+        )
+        self.hosts = Hosts(self.cells, runtime, placement, settings)
         self.accepted: dict[str, Server] = {}
         """Operation -> the server that its create is about to make: saves the first run from reading what was just written."""
         self.views: dict[tuple[Any, ...], tuple[int, bytes]] = {}
@@ -98,46 +118,96 @@ class ComputeService:
 
     async def start(self) -> None:
         """Listen for facts, then finish what earlier lives began (after the agents are there: `recover`)."""
+        if self.conducts:
+            self.bus.serve(CONDUCTORS, {rpc.OperationReady: self._take_up})
+        await self.cells.refresh(self._cell_opened)
+        for cell in self.cells.every:
+            if cell.own:
+                await self._cell_opened(cell)
+        self.tasks.every("cells", REFRESH_S if self.cells.only else RENEW_S, lambda: self.cells.refresh(self._cell_opened))
         if not self.conducts:
             return
-        self.bus.serve(CONDUCTORS, {rpc.OperationReady: self._take_up})
-        self.bus.serve(FACTS, {rpc.HostReport: self.host_reported, rpc.Alive: self.hosts_alive, rpc.GuestChanged: self.guest_changed})
         self.bus.subscribe("network.server_changed", self.addresses_changed)
-        await self._introduce_daemons()
         self.tasks.every("operation leases", RENEW_S, self._renew)
         self.tasks.every("operations that nobody runs", RENEW_S, self._adopt)
         self.tasks.every("conductor's heartbeat", RENEW_S, self._beat)
 
-    def _hand_over(self, cell: str, operation: str) -> None:
-        self.bus.cast(CONDUCTORS, rpc.OperationReady(cell=cell, operation=operation))
+    def _hand_over(self, operation: str) -> None:
+        self.bus.cast(CONDUCTORS, rpc.OperationReady(operation=operation))
 
     async def _take_up(self, told: rpc.OperationReady) -> None:
-        await (self.cell_ops if told.cell else self.api_ops).take_up(told.operation)
+        """Whose database it is in is found by asking: a cell's operations are few."""
+        for operations in (self.api_ops, *(cell.ops for cell in self.cells.faces if not cell.why)):
+            if await operations.take_up(told.operation):
+                return
 
     async def recover(self) -> int:
         """Take over operations whose runner died. Called once the hosts have reported, and every now and then."""
-        taken = await self.api_ops.adopt(everything=self.exclusive) + await self.cell_ops.adopt(everything=self.exclusive)
+        taken = await self.api_ops.adopt(everything=self.exclusive)
+        for cell in self.cells.faces:
+            if not cell.why:
+                taken += await cell.ops.adopt(everything=self.exclusive)
         self.exclusive = False
         return taken
 
     async def stop(self) -> None:
-        self.bus.silence(FACTS)
+        for cell in self.cells.every:
+            if cell.bus is not None:
+                cell.bus.silence(FACTS)
         await self.tasks.stop()
+        await self.cells.stop()
+
+    async def _cell_opened(self, cell: Cell) -> None:
+        """Listen to its hosts, and keep its operations. One that cannot be reached makes no other wait: each has its own series."""
+        if not self.conducts:
+            return
+        if cell.uuid == CELL0:
+            await self._introduce_daemons(cell.db)
+        if cell.bus is not None:
+            self._listen(cell, cell.bus)
+        if not cell.own:
+            cell.tasks.append(self.tasks.every(f"operation leases of {cell.title}", RENEW_S, cell.ops.renew))
+            cell.tasks.append(self.tasks.every(f"operations of {cell.title} that nobody runs", RENEW_S, cell.ops.adopt, at_once=True))
+            self.hosts.stale()
+
+    def _listen(self, cell: Cell, bus: Bus) -> None:
+        async def host_reported(told: rpc.HostReport) -> rpc.HostAccepted:
+            return await self.host_reported(cell, told)
+
+        async def hosts_alive(told: rpc.Alive) -> None:
+            await self.hosts.alive(cell, list(told.hosts))
+
+        async def guest_changed(told: rpc.GuestChanged) -> None:
+            await self.guest_changed(cell, told)
+
+        bus.serve(FACTS, {rpc.HostReport: host_reported, rpc.Alive: hosts_alive, rpc.GuestChanged: guest_changed})
+
+    @property
+    def cell_db(self) -> Database:
+        """The database of the first cell: for those who look at a small cloud from outside."""
+        return self.cells.first.db
+
+    @property
+    def cell_ops(self) -> Operations:
+        return self.cells.first.ops
+
+    def _own_operations(self) -> list[Operations]:
+        return [self.api_ops, *(cell.ops for cell in self.cells.faces if cell.own)]
 
     async def _renew(self) -> None:
-        for operations in (self.api_ops, self.cell_ops):
+        for operations in self._own_operations():
             await operations.renew()
 
     async def _adopt(self) -> None:
-        for operations in (self.api_ops, self.cell_ops):
+        for operations in self._own_operations():
             await operations.adopt()
 
     async def _beat(self) -> None:
         now = self.runtime.now_us()
-        await self.cell_db.transact(lambda tx: host_store.daemons_seen(tx, self.node, now))
+        await self.cells.cell0.db.transact(lambda tx: host_store.daemons_seen(tx, self.node, now))
 
-    async def _introduce_daemons(self) -> None:
-        have = {d.binary for d in await host_store.daemons(self.cell_db) if d.host == self.node}
+    async def _introduce_daemons(self, db: Database) -> None:
+        have = {d.binary for d in await host_store.daemons(db) if d.host == self.node}
         now = self.runtime.now_us()
         for binary in ("nova-scheduler", "nova-conductor"):
             if binary not in have:
@@ -152,10 +222,10 @@ class ComputeService:
                     created_at=now,
                 )
                 try:
-                    await self.cell_db.transact(lambda tx, daemon=daemon: host_store.insert_daemon(tx, daemon))  # type: ignore[misc]
+                    await db.transact(lambda tx, daemon=daemon: host_store.insert_daemon(tx, daemon))  # type: ignore[misc]
                 except Duplicate:
                     continue
-        await self.cell_db.transact(lambda tx: host_store.daemons_seen(tx, self.node, now))
+        await db.transact(lambda tx: host_store.daemons_seen(tx, self.node, now))
 
     # ---- commands down
 
@@ -163,25 +233,26 @@ class ComputeService:
         """To the agent on a host. Raises LostLease when the command's operation may be somebody else's by now, Unreachable, or what the
         agent says went wrong."""
         fence: rpc.Fence | None = getattr(command, "fence", None)
-        if fence is not None and not (self.api_ops.valid(fence.operation) or self.cell_ops.valid(fence.operation)):
+        if fence is not None and not (self.api_ops.valid(fence.operation) or any(cell.valid(fence.operation) for cell in self.cells.every)):
             raise LostLease(operation=fence.operation)
-        return await self.bus.call(f"compute.{host}", command, timeout_s)
+        bus = (await self.hosts.cell_of(host)).bus or self.bus
+        return await bus.call(f"compute.{host}", command, timeout_s)
 
     # ---- facts up
 
-    async def host_reported(self, told: rpc.HostReport) -> rpc.HostAccepted:
-        host = await self.hosts.report(told)
+    async def host_reported(self, cell: Cell, told: rpc.HostReport) -> rpc.HostAccepted:
+        host = await self.hosts.report(cell, told)
         if host.created_at == host.seen_at:
             self.notifier.emit(service_context("compute"), "service.create", f"nova-compute:{host.host}", service_payload(host))
-        there = await servers.of_host(self.cell_db, told.host)
+        there = await servers.of_host(cell.db, told.host)
         try:
-            await self._look_at_addresses([s for s in there if s.task is None])
+            await self._look_at_addresses(cell, [s for s in there if s.task is None])
         except Exception as error:
             self.log.warning("addresses were not compared", host=told.host, error=error)
         settled = {s.id: (s.generation, s.power_state) for s in there if s.task is None}
         return rpc.HostAccepted(host_id=host.id, servers=tuple(s.id for s in there), complete=True, settled=settled)
 
-    async def _look_at_addresses(self, there: list[Server]) -> None:
+    async def _look_at_addresses(self, cell: Cell, there: list[Server]) -> None:
         """Mend the addresses of servers of which a change was not told."""
         true = await self.network.nics_of(service_context("compute"), tuple(s.id for s in there)) if there else {}
         for server in there:
@@ -192,14 +263,11 @@ class ComputeService:
                 async def body(tx: Transaction, server: Server = server, nics: tuple[Nic, ...] = nics) -> None:
                     await servers.update_at(tx, server.id, server.generation, server.updated_at, nics=nics)
 
-                await self.cell_db.transact(body)
+                await cell.db.transact(body)
 
-    async def hosts_alive(self, told: rpc.Alive) -> None:
-        await self.hosts.alive(list(told.hosts))
-
-    async def guest_changed(self, told: rpc.GuestChanged) -> None:
+    async def guest_changed(self, cell: Cell, told: rpc.GuestChanged) -> None:
         """A guest did something by itself. A verb under way settles the server itself; otherwise the row follows the truth."""
-        server = await servers.get(self.cell_db, told.server_id)
+        server = await servers.get(cell.db, told.server_id)
         if server is None or server.deleted or server.host != told.host or server.task is not None:
             return
         if told.generation and told.generation != server.generation:
@@ -216,16 +284,17 @@ class ComputeService:
                 changes["fault"] = Fault(code=500, message=told.reason or "The guest crashed.", created=now)
             await servers.update_at(tx, server.id, server.generation, now, **changes)
 
-        await self.cell_db.transact(body)
+        await cell.db.transact(body)
 
     async def addresses_changed(self, told: network_contract.ServerAddressesChanged) -> None:
         """A port or a floating IP of a server has changed: remember its addresses anew."""
-        server = await servers.get(self.cell_db, told.server_id)
-        if server is None or server.deleted or server.state == "building":
+        cell = await self.cells.of(told.server_id)
+        server = await servers.get(cell.db, told.server_id) if cell is not None else None
+        if cell is None or server is None or server.deleted or server.state == "building":
             return
         nics = tuple(nic_of(n) for n in await self.network.nics(service_context("compute"), server.id))
         if nics != server.nics:
-            await self.cell_db.transact(lambda tx: servers.update(tx, server.id, server.updated_at, nics=nics))
+            await cell.db.transact(lambda tx: servers.update(tx, server.id, server.updated_at, nics=nics))
 
     # ---- what the verbs ask
 
@@ -256,14 +325,19 @@ class ComputeService:
         return GuestMetadata(server_id=server.id, files=guest_metadata.files(server, network, self.runtime.token_bytes(512)))
 
     async def find(self, server_id: str) -> Server | None:
-        """A server that is not deleted, from its cell or from its build request."""
+        """A server that is not deleted, from its cell or from its build request. Raises CellSilent."""
         mapping = await mappings.get(self.api_db, server_id)
-        if mapping is None:
+        if mapping is not None and not mapping.cell:
+            waiting = await mappings.request(self.api_db, server_id)
+            if waiting is not None:
+                return waiting
+            mapping = await mappings.get(self.api_db, server_id)  # a host was found at this moment
+        if mapping is None or not mapping.cell:
             return None
-        server = await servers.get(self.cell_db, server_id)
-        if server is None:
-            return await mappings.request(self.api_db, server_id)
-        return None if server.deleted else server
+        cell = self.cells.get(mapping.cell)
+        self.cells.remember(server_id, cell)
+        server = await self.cells.within(cell, lambda db: servers.get(db, server_id))
+        return None if server is None or server.deleted else server
 
 
 def nic_of(nic: network_contract.Nic) -> Nic:

@@ -18,9 +18,10 @@ async def show(c: ComputeService, ctx: Context, req: Request, server_id: str) ->
     server = await find(c, req, server_id)
     admin = req.ctx.is_admin
     timeline: list[dict[str, Any]] = []
-    for action in reversed(await actions.of(c.cell_db, server.id)):
+    cell = await c.cells.of(server.id)
+    for action in reversed(await actions.of(cell.db, server.id)) if cell is not None else ():
         timeline.append({"at": times.iso_us_z(action.start_at), "what": f"{action.action} asked for ({action.request_id})"})
-        for event in reversed(await actions.events(c.cell_db, action.id)):
+        for event in reversed(await actions.events(cell.db, action.id)) if cell is not None else ():
             end = event.finish_at or event.start_at
             took = f" after {(end - event.start_at) / 1e6:.3f} s"
             where = f" on {event.host}" if event.host and admin else ""

@@ -30,7 +30,7 @@ async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
 
 
 async def _find(c: ComputeService, host_name: str) -> Host:
-    host = await store.by_host(c.cell_db, host_name)
+    host = await store.by_host((await c.hosts.cell_of(host_name)).db, host_name)
     if host is None:
         raise NotFound(f"Compute host {host_name[:255]} could not be found.")
     return host
@@ -45,7 +45,7 @@ async def show(c: ComputeService, ctx: Context, req: Request, host_name: str) ->
     host = await _find(c, host_name)
     now = next(h for h in await hypervisors.every(c) if h.host.id == host.id)
     projects: dict[str, tuple[int, int, int]] = {}
-    for project_id, f in await tallies.flavors_of_host(c.cell_db, host.host):
+    for project_id, f in await tallies.flavors_of_host((await c.hosts.cell_of(host.host)).db, host.host):
         vcpus, ram_mb, disk_gb = projects.get(project_id, (0, 0, 0))
         projects[project_id] = (vcpus + f.vcpus, ram_mb + f.ram_mb, disk_gb + f.root_gb + f.ephemeral_gb)
     rows = [
@@ -63,7 +63,7 @@ async def update(c: ComputeService, ctx: Context, req: Request, host_name: str, 
     if body.maintenance_mode is not None:
         raise NotImplementedHere("Virt driver does not implement host maintenance mode.")
     disabled = (body.status or "").lower() == "disable"
-    await c.hosts.change(ctx, host.id, disabled=disabled, disabled_reason=None)
+    await c.hosts.change(ctx, host, disabled=disabled, disabled_reason=None)
     return {"host": host.host, "status": "disabled" if disabled else "enabled"}
 
 

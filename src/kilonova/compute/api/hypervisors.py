@@ -9,7 +9,6 @@ from kilonova.compute.domain import hypervisors
 from kilonova.compute.domain.hypervisors import Hypervisor
 from kilonova.compute.domain.services import number_of
 from kilonova.compute.service import ComputeService
-from kilonova.compute.store import tallies
 from kilonova.core.context import Context
 from kilonova.core.errors import BadRequest, NotFound, NotImplementedHere
 from kilonova.core.http import Request
@@ -78,7 +77,7 @@ def _key(req: Request) -> Any:
 
 async def _names(c: ComputeService, req: Request) -> Names | None:
     asked = req.version >= (2, 53) and values.flag("with_servers", req.one("with_servers") or False)
-    return await tallies.names_by_host(c.cell_db) if asked else None
+    return await hypervisors.names_by_host(c) if asked else None
 
 
 async def _list(c: ComputeService, req: Request, view: Any) -> dict[str, Any]:
@@ -140,7 +139,7 @@ async def search(c: ComputeService, ctx: Context, req: Request, hypervisor_id: s
 
 async def servers(c: ComputeService, ctx: Context, req: Request, hypervisor_id: str) -> Any:
     found = _matching(await hypervisors.every(c), hypervisor_id)
-    names = await tallies.names_by_host(c.cell_db)
+    names = await hypervisors.names_by_host(c)
     return {"hypervisors": [brief(req, h, names) for h in found]}
 
 

@@ -8,9 +8,10 @@ from kilonova.compute.api.servers import find
 from kilonova.compute.errors import ServerNotFound
 from kilonova.compute.model import Action, Event, Server
 from kilonova.compute.service import ComputeService
-from kilonova.compute.store import actions, servers
+from kilonova.compute.store import actions
 from kilonova.core import times
 from kilonova.core.context import Context
+from kilonova.core.db import Reader
 from kilonova.core.errors import BadRequest, NotFound
 from kilonova.core.http import Request
 
@@ -24,15 +25,18 @@ _EVENTS = "os_compute_api:os-instance-actions:events"
 _DETAILS = "os_compute_api:os-instance-actions:events:details"
 
 
-async def _server(c: ComputeService, req: Request, server_id: str) -> Server:
+async def _server(c: ComputeService, req: Request, server_id: str) -> tuple[Server, Reader | None]:
+    """And the database of its cell; None: it has none yet."""
     if req.version >= (2, 21):
-        server = await servers.get(c.cell_db, server_id)
-        if server is not None and server.deleted:
+        cell, server = await c.cells.locate(server_id) or (None, None)
+        if cell is not None and server is not None and server.deleted:
             if not (req.ctx.is_admin or server.project_id == req.ctx.project_id):
                 raise ServerNotFound(server=server_id)
             req.authorize(req.route.policy, {"project_id": server.project_id, "user_id": server.user_id})
-            return server
-    return await find(c, req, server_id)
+            return server, cell.db
+    found = await find(c, req, server_id)
+    cell = await c.cells.of(found.id)
+    return found, cell.db if cell is not None else None
 
 
 def _view(req: Request, action: Action) -> dict[str, Any]:
@@ -56,8 +60,8 @@ def _key(action: Action) -> str:
 
 async def index(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Any:
     """Newest first."""
-    server = await _server(c, req, server_id)
-    found = await actions.of(c.cell_db, server.id)
+    server, db = await _server(c, req, server_id)
+    found = await actions.of(db, server.id) if db is not None else []
     if req.version < (2, 58):
         return {"instanceActions": [_view(req, a) for a in found]}
     since, before = req.one("changes-since"), req.one("changes-before") if req.version >= (2, 66) else None
@@ -95,14 +99,14 @@ def _event(req: Request, server: Server, event: Event, full: bool, details: bool
 
 
 async def show(c: ComputeService, ctx: Context, req: Request, server_id: str, request_id: str) -> Any:
-    server = await _server(c, req, server_id)
-    action = await actions.by_request(c.cell_db, server.id, request_id)
-    if action is None:
+    server, db = await _server(c, req, server_id)
+    action = await actions.by_request(db, server.id, request_id) if db is not None else None
+    if db is None or action is None:
         raise NotFound(f"Action for request_id {request_id[:64]} on instance {server.id} not found")
     document = _view(req, action)
     target = {"project_id": server.project_id, "user_id": server.user_id}
     full = req.allowed(_EVENTS, target)
     if full or req.version >= (2, 51):
         details = req.allowed(_DETAILS, target)
-        document["events"] = [_event(req, server, e, full, details) for e in await actions.events(c.cell_db, action.id)]
+        document["events"] = [_event(req, server, e, full, details) for e in await actions.events(db, action.id)]
     return {"instanceAction": document}

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from kilonova.compute.api import patterns
 from kilonova.compute.api import server_views as views
+from kilonova.compute.cells import Cell
 from kilonova.compute.model import Host, Server
 from kilonova.compute.service import ComputeService
 from kilonova.compute.states import STATES_BY_STATUS, status
@@ -127,8 +128,18 @@ _KNOWN = {
     *_ADMIN_COLUMNS,
 }
 _RELATIONS = ("metadata", "block_device_mapping", "services", "system_metadata", "info_cache", "security_groups", "pci_devices")
-Row = tuple[str, int, str | None]
-"""(id, revision, host)"""
+Row = tuple[Any, ...]
+"""(id, revision, host, …)"""
+_ALL_CELLS = {"all_tenants"}
+"""Queries that show partial records of cells that do not answer: those that ask nothing of a server which nobody could say."""
+
+
+class Found(msgspec.Struct):
+    """What a query finds in all cells. `cell_of`: where each row is, when there is more than one database."""
+
+    rows: list[Row]
+    cell_of: dict[str, Cell]
+    silent: list[Cell]
 
 
 async def brief(c: ComputeService, ctx: Context, req: Request) -> Reply:
@@ -165,6 +176,11 @@ class Query:
             self._filter(key)
         if self.deleted is not None:
             self.where.insert(0, t.c.deleted.is_(self.deleted))
+
+    @property
+    def partial(self) -> bool:
+        """Whether servers of cells that do not answer are shown as far as they are known."""
+        return self.req.version >= views.PARTIAL and all(key in _ALL_CELLS for key, _ in self.req.query)
 
     def _scope(self) -> None:
         req, ctx = self.req, self.ctx
@@ -333,7 +349,7 @@ async def _list(c: ComputeService, ctx: Context, req: Request, *, whole: bool) -
     waiting = await _waiting(c, query)
     marker = req.one("marker")
     if marker is not None:
-        at = await servers.get(c.cell_db, marker)
+        at = (await c.cells.locate(marker) or (None, None))[1]
         if at is None or (not query.all_projects and at.project_id != ctx.project_id):
             if not any(s.id == marker for s in waiting):
                 raise BadRequest(f"marker [{marker[:64]}] not found")
@@ -341,18 +357,18 @@ async def _list(c: ComputeService, ctx: Context, req: Request, *, whole: bool) -
         else:
             where.append(_after(order, at, msgspec.structs.asdict(at)))
             waiting = []
-    columns = [(_SORT[key].desc() if down else _SORT[key].asc()) for key, down in order]
-    columns.append(t.c.id.desc() if order[-1][1] else t.c.id.asc())
-    found: list[Row] = []
+    there = Found([], {}, [])
     if not query.empty:
-        found = await servers.ids(c.cell_db, where, columns, None if query.checks else limit)
+        there = await _everywhere(c, where, order, None if query.checks else limit)
+        c.cells.complain([] if query.partial else there.silent, skip=c.settings["api"].list_records_by_skipping_down_cells)
+    found = there.rows
     up = await _host_status(c, query.admin)
     rows: list[Any] = [_document(c, req, s, whole, up) for s in waiting[:limit]]
     last = waiting[min(limit, len(waiting)) - 1].id if waiting else None
     have = {s.id for s in waiting}
     found = [row for row in found if row[0] not in have] if have else found
     if query.checks or not whole:
-        for server in await _in_order(c, found):
+        for server in await _in_order(c, there, found):
             if len(rows) >= limit:
                 break
             if all(check(server) for check in query.checks):
@@ -360,8 +376,11 @@ async def _list(c: ComputeService, ctx: Context, req: Request, *, whole: bool) -
                 last = server.id
     else:
         room = limit - len(rows)
-        rows += await _rendered(c, req, found[:room], up)
+        rows += await _rendered(c, req, there, found[:room], up)
         last = found[min(room, len(found)) - 1][0] if found and room > 0 else last
+    if there.silent and query.partial and len(rows) < limit:
+        rows += await _partial(c, req, query, there.silent, limit - len(rows), whole)
+        return Reply({"servers": rows})
     body: dict[str, Any] = {"servers": rows}
     if len(rows) == limit and last is not None:
         rest = "&".join(f"{k}={v}" for k, v in req.query if k not in ("marker",))
@@ -376,16 +395,45 @@ def _document(c: ComputeService, req: Request, server: Server, whole: bool, up: 
     return views.rendered(c, req, server, single=False, host_status=None if up is None else up.get(server.host, ""))
 
 
-async def _in_order(c: ComputeService, found: list[Row]) -> list[Server]:
+async def _everywhere(c: ComputeService, where: list[Any], order: list[tuple[str, bool]], limit: int | None) -> Found:
+    """The first rows of all cells in the order asked for, ties broken by id. One database needs no merging."""
+    by = [(_SORT[key], down) for key, down in order]
+    by.append((t.c.id, order[-1][1]))
+    columns = servers.ordering(by)
+    if c.cells.only is not None:
+        return Found(await servers.ids(c.cells.only.db, where, columns, limit), {}, [])
+    keys = [column for column, _ in by]
+    answers = await c.cells.gather("servers", lambda cell: servers.ids(cell.db, where, columns, limit, keys))
+    rows = servers.merged(answers.all, [down for _, down in by], 3)
+    cell_of = {row[0]: cell for cell, page in answers.found for row in page}
+    return Found(rows if limit is None else rows[:limit], cell_of, answers.silent)
+
+
+async def _partial(c: ComputeService, req: Request, query: Query, silent: list[Cell], room: int, whole: bool) -> list[dict[str, Any]]:
+    """Servers of cells that do not answer, newest first, after all others."""
+    project_id = None if query.all_projects else query.ctx.project_id
+    found = await mappings.of_cells(c.api_db, [cell.uuid for cell in silent], project_id, room)
+    if not whole:
+        return [views.partial_brief(req, m.server_id) for m in found]
+    return [views.partial(req, m.server_id, m.project_id, m.created_at, None, single=False) for m in found]
+
+
+async def _in_order(c: ComputeService, there: Found, found: list[Row]) -> list[Server]:
+    """A cell that falls silent meanwhile takes its servers along."""
     out: list[Server] = []
     for i in range(0, len(found), 500):
         part = [row[0] for row in found[i : i + 500]]
-        by_id = {s.id: s for s in await servers.many(c.cell_db, part)}
+        answers = await c.cells.gather("servers", lambda cell, part=part: servers.many(cell.db, _of(cell, there, part)))  # type: ignore[misc]
+        by_id = {s.id: s for answer in answers.all for s in answer}
         out += [by_id[ident] for ident in part if ident in by_id]
     return out
 
 
-async def _rendered(c: ComputeService, req: Request, found: list[Row], up: dict[str | None, str] | None) -> list[msgspec.Raw]:
+def _of(cell: Cell, there: Found, ids: list[str]) -> list[str]:
+    return [ident for ident in ids if there.cell_of[ident] is cell] if there.cell_of else ids
+
+
+async def _rendered(c: ComputeService, req: Request, there: Found, found: list[Row], up: dict[str | None, str] | None) -> list[msgspec.Raw]:
     """Documents for rows: from the cache of views where the revision is the same."""
     version, base, prefix, cache = views.shape(req.version), req.base_url, req.prefix, c.views
     out: list[Any] = []
@@ -399,7 +447,7 @@ async def _rendered(c: ComputeService, req: Request, found: list[Row], up: dict[
             out.append(None)
             missing.append((i, row))
     if missing:
-        fresh = {s.id: s for s in await _in_order(c, [row for _, row in missing])}
+        fresh = {s.id: s for s in await _in_order(c, there, [row for _, row in missing])}
         for i, row in missing:
             if row[0] in fresh:
                 out[i] = _document(c, req, fresh[row[0]], True, up)

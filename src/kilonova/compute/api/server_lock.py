@@ -43,7 +43,8 @@ async def _write(c: ComputeService, ctx: Context, server: Server, action: str, l
             await actions.insert(tx, new_action(c, ctx, server.id, action))
         return changed
 
-    if not await c.cell_db.transact(body):
+    cell = await c.cells.of(server.id)
+    if cell is None or not await cell.db.transact(body):
         # Its row is made when a host has been found.
         raise NoHost(server=server.id)
 

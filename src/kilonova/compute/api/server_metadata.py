@@ -49,8 +49,12 @@ async def change(
             return value
         return None
 
+    cell = await c.cells.of(server.id)
+    if cell is None:
+        guard(ctx, server, verb, shown)
+        raise NoHost(server=server.id)
     async for _ in attempts(c.runtime):
-        value = await c.cell_db.transact(body)
+        value = await cell.db.transact(body)
         if value is not None:
             return value
     raise Conflict(f"Instance {server.id} is being changed by others at the same moment; try again.")

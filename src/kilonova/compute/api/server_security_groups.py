@@ -71,7 +71,9 @@ async def index(c: ComputeService, ctx: Context, req: Request, server_id: str) -
 async def _remember(c: ComputeService, ctx: Context, server: Server) -> None:
     """The names that the server's own document shows."""
     names = tuple(sorted({g["name"] for g in await c.network.server_security_groups(ctx, server.id)}))
-    await c.cell_db.transact(lambda tx: servers.update(tx, server.id, c.runtime.now_us(), security_groups=names))
+    cell = await c.cells.of(server.id)
+    if cell is not None:
+        await cell.db.transact(lambda tx: servers.update(tx, server.id, c.runtime.now_us(), security_groups=names))
 
 
 async def add(c: ComputeService, ctx: Context, req: Request, server_id: str, body: Add) -> Reply:

@@ -23,8 +23,8 @@ class Reset(msgspec.Struct, forbid_unknown_fields=True):
 async def reset(c: ComputeService, ctx: Context, req: Request, server_id: str, body: Reset) -> Reply:
     server = await find(c, req, server_id)
     state = body.reset.state
-    changed = await c.cell_db.transact(lambda tx: servers.update(tx, server.id, c.runtime.now_us(), state=state, task=None))
-    if not changed:
+    cell = await c.cells.of(server.id)
+    if cell is None or not await cell.db.transact(lambda tx: servers.update(tx, server.id, c.runtime.now_us(), state=state, task=None)):
         # Its row is made when a host has been found.
         raise NoHost(server=server.id)
     return Reply(b"", 202)

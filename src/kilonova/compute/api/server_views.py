@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from kilonova.compute.model import Server
+from kilonova.compute.model import Outline, Server
 from kilonova.compute.service import ComputeService
 from kilonova.compute.states import WITH_PROGRESS, status
 from kilonova.core import times
@@ -69,7 +69,7 @@ def addresses(server: Server) -> dict[str, list[dict[str, Any]]]:
     return out
 
 
-def _flavor(req: Request, server: Server, version: Version) -> dict[str, Any]:
+def _flavor(req: Request, server: Server | Outline, version: Version) -> dict[str, Any]:
     f = server.flavor
     if version < (2, 47):
         return {"id": f.id, "links": links(req, "flavors", f.id)[1:]}
@@ -84,7 +84,7 @@ def _flavor(req: Request, server: Server, version: Version) -> dict[str, Any]:
     }
 
 
-def _image(req: Request, server: Server, version: Version) -> Any:
+def _image(req: Request, server: Server | Outline, version: Version) -> Any:
     if server.image_id is None:
         return ""
     out: dict[str, Any] = {"id": server.image_id, "links": links(req, "images", server.image_id)[1:]}
@@ -95,6 +95,35 @@ def _image(req: Request, server: Server, version: Version) -> Any:
 
 def brief(req: Request, server: Server) -> dict[str, Any]:
     return {"id": server.id, "name": server.name, "links": links(req, "servers", server.id)}
+
+
+PARTIAL: Version = (2, 69)
+"""From here on servers whose cell does not answer are shown, with what the api side knows of them."""
+
+
+def partial(req: Request, server_id: str, project_id: str, created_at: int, outline: Outline | None, *, single: bool) -> dict[str, Any]:
+    """single: show, which tells a little more than the detailed list. Keys that nobody can fill in are left out."""
+    out: dict[str, Any] = {
+        "id": server_id,
+        "status": "UNKNOWN",
+        "tenant_id": project_id,
+        "created": times.iso(created_at),
+        "links": links(req, "servers", server_id),
+    }
+    if single:
+        out["OS-EXT-STS:power_state"] = 0
+        if outline is not None:
+            out |= {
+                "user_id": outline.user_id,
+                "image": _image(req, outline, req.version),
+                "flavor": _flavor(req, outline, req.version),
+                "OS-EXT-AZ:availability_zone": outline.availability_zone or "",
+            }
+    return out
+
+
+def partial_brief(req: Request, server_id: str) -> dict[str, Any]:
+    return {"id": server_id, "status": "UNKNOWN", "links": links(req, "servers", server_id)}
 
 
 def detail(c: ComputeService, req: Request, server: Server, *, single: bool, host_status: str | None = None) -> dict[str, Any]:

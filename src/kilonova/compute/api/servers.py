@@ -10,7 +10,7 @@ from kilonova.compute.api import server_checks as checks
 from kilonova.compute.api import server_views as views
 from kilonova.compute.api.server_bodies import NetworkRef
 from kilonova.compute.api.server_list import host_status
-from kilonova.compute.errors import ServerNotFound
+from kilonova.compute.errors import CellSilent, ServerNotFound
 from kilonova.compute.model import Flavor, NicWish, Scheduling, Server
 from kilonova.compute.ops import create as create_op
 from kilonova.compute.ops import delete as delete_op
@@ -45,9 +45,24 @@ async def status_for(c: ComputeService, req: Request, server: Server) -> str | N
 
 
 async def show(c: ComputeService, ctx: Context, req: Request, server_id: str) -> Reply:
-    server = await find(c, req, server_id)
+    try:
+        server = await find(c, req, server_id)
+    except CellSilent:
+        if req.version < views.PARTIAL:
+            raise
+        return Reply({"server": await _partial(c, req, server_id)})
     document = views.rendered(c, req, server, single=True, host_status=await status_for(c, req, server))
     return Reply(b'{"server":' + bytes(document) + b"}")
+
+
+async def _partial(c: ComputeService, req: Request, server_id: str) -> dict[str, Any]:
+    """A server whose cell does not answer, as far as the api side knows it."""
+    mapping = await mappings.get(c.api_db, server_id)
+    if mapping is None or not (req.ctx.is_admin or mapping.project_id == req.ctx.project_id):
+        raise ServerNotFound(server=server_id[:64])
+    outline = await mappings.outline(c.api_db, server_id)
+    req.authorize(req.route.policy, {"project_id": mapping.project_id, "user_id": outline.user_id if outline else None})
+    return views.partial(req, mapping.server_id, mapping.project_id, mapping.created_at, outline, single=True)
 
 
 async def delete(c: ComputeService, ctx: Context, req: Request, server_id: str) -> None:
@@ -71,18 +86,29 @@ async def update(c: ComputeService, ctx: Context, req: Request, server_id: str, 
         if value is not msgspec.UNSET:
             changes[field] = value
 
-    async def cell(tx: Transaction) -> int:
-        return await servers.update(tx, server.id, c.runtime.now_us(), **changes)
-
-    if changes and not await c.cell_db.transact(cell):
-        renamed = msgspec.structs.replace(server, **changes)
-        if not await c.api_db.transact(lambda tx: mappings.update_request(tx, renamed)):
-            await c.cell_db.transact(cell)
+    if changes:
+        await _write(c, server, changes)
     server = await c.find(server.id) or server
     document = views.detail(c, req, server, single=True, host_status=await status_for(c, req, server))
     if req.version < (2, 75):
         views.trimmed(document)
     return {"server": document}
+
+
+async def _write(c: ComputeService, server: Server, changes: dict[str, Any]) -> None:
+    """Into its row, or into its build request; into the row again when a host was found at this moment."""
+
+    async def row(tx: Transaction) -> int:
+        return await servers.update(tx, server.id, c.runtime.now_us(), **changes)
+
+    async def written() -> bool:
+        cell = await c.cells.of(server.id)
+        return any([await one.db.transact(row) for one in ([cell] if cell is not None else c.cells.faces) if not one.why])
+
+    if not await written():
+        changed = msgspec.structs.replace(server, **changes)
+        await c.api_db.transact(lambda tx: mappings.update_request(tx, changed))
+        await written()
 
 
 def _hostname(name: str) -> str:

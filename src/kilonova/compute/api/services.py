@@ -14,7 +14,6 @@ from kilonova.compute.store import hosts as store
 from kilonova.compute.store import tallies
 from kilonova.core import times
 from kilonova.core.context import Context, service_context
-from kilonova.core.db import Transaction
 from kilonova.core.errors import BadRequest, Conflict, NotFound
 from kilonova.core.http import Request
 
@@ -59,17 +58,19 @@ def view(req: Request, service: Service) -> dict[str, Any]:
 
 async def index(c: ComputeService, ctx: Context, req: Request) -> Any:
     host, binary = req.one("host"), req.one("binary")
-    found = [s for s in await services.every(c) if host in (None, "", s.host) and binary in (None, "", s.binary)]
-    return {"services": [view(req, s) for s in found]}
+    known, unknown = await services.with_silent(c)
+    found = [s for s in known if host in (None, "", s.host) and binary in (None, "", s.binary)]
+    silent = [h for h in unknown if host in (None, "", h)] if req.version >= (2, 69) and binary in (None, "", COMPUTE) else []
+    return {"services": [view(req, s) for s in found] + [{"binary": COMPUTE, "host": h, "status": "UNKNOWN"} for h in silent]}
 
 
 async def _change(c: ComputeService, ctx: Context, service: Service, **changes: Any) -> Service:
     if service.hypervisor is not None:
-        await c.hosts.change(ctx, service.id, **changes)
+        await c.hosts.change(ctx, service.hypervisor, **changes)
         changed = msgspec.structs.replace(service.hypervisor, **changes)
         c.notifier.emit(ctx, "service.update", f"{COMPUTE}:{changed.host}", service_payload(changed))
         return services.of_host(c, changed)
-    await c.cell_db.transact(lambda tx: store.change_daemon(tx, service.id, **changes))
+    await c.cells.cell0.db.transact(lambda tx: store.change_daemon(tx, service.id, **changes))
     return msgspec.structs.replace(service, **changes)
 
 
@@ -83,7 +84,10 @@ async def update_legacy(c: ComputeService, ctx: Context, req: Request, service_i
         raise BadRequest("Missing disabled reason field")
     if service_id == "force-down" and body.binary != COMPUTE:
         raise BadRequest(f"Updating a {body.binary} service is not supported. Only nova-compute services can be updated.")
-    service = next((s for s in await services.every(c) if s.host == body.host and s.binary == body.binary), None)
+    known, silent = await services.with_silent(c)
+    service = next((s for s in known if s.host == body.host and s.binary == body.binary), None)
+    if service is None and body.host in silent:
+        raise services.unreached(c)
     if service is None:
         raise NotFound(f"Could not find binary {body.binary} on host {body.host}.")
     document: dict[str, Any] = {"host": body.host, "binary": body.binary}
@@ -103,7 +107,10 @@ async def _find(c: ComputeService, req: Request, service_id: str) -> Service:
     if req.version >= (2, 53):
         if not values.UUID.match(service_id):
             raise BadRequest(f"Invalid uuid {service_id[:64]}")
-        found = next((s for s in await services.every(c) if s.id == service_id), None)
+        known, silent = await services.with_silent(c)
+        found = next((s for s in known if s.id == service_id), None)
+        if found is None and silent:
+            raise services.unreached(c)
     else:
         if not service_id.isascii() or not service_id.isdigit():
             raise BadRequest(f"Service id {service_id[:64]} is not a whole number.")
@@ -135,14 +142,9 @@ async def delete(c: ComputeService, ctx: Context, req: Request, service_id: str)
     """Forget a host that is gone, with its resource provider. Refused while servers are on it."""
     service = await _find(c, req, service_id)
     if service.hypervisor is None:
-        await c.cell_db.transact(lambda tx: store.delete_daemon(tx, service.id))
+        await c.cells.cell0.db.transact(lambda tx: store.delete_daemon(tx, service.id))
         return
-    if service.host in await tallies.by_host(c.cell_db):
+    if service.host in await tallies.by_host((await c.hosts.cell_of(service.host)).db):
         raise Conflict("Unable to delete compute service that is hosting instances. Migrate or delete the instances first.")
     await c.placement.remove_provider(service_context("compute", ctx.request_id), service.id)
-
-    async def forget(tx: Transaction) -> int:
-        return await store.delete(tx, service.id)
-
-    await c.cell_db.transact(forget)
-    c.hosts.stale()
+    await c.hosts.forget(service.hypervisor)

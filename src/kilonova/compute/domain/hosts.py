@@ -3,6 +3,8 @@
 from typing import Any
 
 from kilonova.compute import rpc
+from kilonova.compute.cells import Cell, Cells
+from kilonova.compute.errors import CellSilent, ElsewhereMapped
 from kilonova.compute.model import Flavor, Host, Scheduling, Server
 from kilonova.compute.scheduler.choose import choose, explain
 from kilonova.compute.scheduler.filters import BUILTIN as FILTERS
@@ -10,11 +12,11 @@ from kilonova.compute.scheduler.filters import Filter
 from kilonova.compute.scheduler.snapshot import HostFacts, Request, Snapshot
 from kilonova.compute.scheduler.weighers import BUILTIN as WEIGHERS
 from kilonova.compute.scheduler.weighers import Weigher
-from kilonova.compute.store import hosts
+from kilonova.compute.store import cell_mappings, hosts
 from kilonova.core import plugins
 from kilonova.core.config import Settings
 from kilonova.core.context import Context, service_context
-from kilonova.core.db import Database, Duplicate, Transaction, attempts
+from kilonova.core.db import Duplicate, Transaction, attempts
 from kilonova.core.runtime import Runtime
 from kilonova.placement.contract import Inventory, Placement
 
@@ -22,10 +24,11 @@ MAX_AGE_S = 5.0
 
 
 class Hosts:
-    """Reads all hosts and usages at most every few seconds; between two reads it keeps the snapshot near the truth itself."""
+    """Reads all hosts and usages at most every few seconds; between two reads it keeps the snapshot near the truth itself. Hosts of a cell
+    that is disabled, or does not answer, are not seen."""
 
-    def __init__(self, db: Database, runtime: Runtime, placement: Placement, settings: dict[str, Settings]) -> None:
-        self.db = db
+    def __init__(self, cells: Cells, runtime: Runtime, placement: Placement, settings: dict[str, Settings]) -> None:
+        self.cells = cells
         self.runtime = runtime
         self.placement = placement
         self.settings = settings
@@ -34,12 +37,14 @@ class Hosts:
         self.weighers: list[Weigher] = [plugins.load("kilonova.compute.weigher", n, WEIGHERS)() for n in names.weight_classes]
         self._snapshot: Snapshot | None = None
         self._read_at = 0.0
+        self._cell_of: dict[str, Cell] = {}
+        self._silent: list[Cell] = []
 
     # ---- what hosts say
 
-    async def report(self, told: rpc.HostReport) -> Host:
-        """A host introduces itself, or its resources have changed."""
-        now = self.runtime.now_us()
+    async def report(self, cell: Cell, told: rpc.HostReport) -> Host:
+        """A host introduces itself to its cell, or its resources have changed. Raises ElsewhereMapped."""
+        db, now = cell.db, self.runtime.now_us()
         default = self.settings["DEFAULT"]
         host = Host(
             id=self.runtime.uuid(),
@@ -65,13 +70,14 @@ class Hosts:
             if not await hosts.report(tx, host):
                 await hosts.insert(tx, host)
 
+        await self._map(cell, told.host, now)
         async for _ in attempts(self.runtime):
             try:
-                await self.db.transact(body)
+                await db.transact(body)
                 break
             except Duplicate:  # another host took the number, or the host came twice
                 continue
-        known = await hosts.by_host(self.db, told.host)
+        known = await hosts.by_host(db, told.host)
         assert known is not None
         reserved = min(default.reserved_host_memory_mb, known.ram_mb // 4)
         inventories = (
@@ -83,9 +89,28 @@ class Hosts:
         self.stale()
         return known
 
-    async def alive(self, names: list[str]) -> None:
+    async def _map(self, cell: Cell, host: str, now: int) -> None:
+        """A host is in the cell whose bus it came over."""
+        if self._cell_of.get(host) is cell:
+            return
+        known = await cell_mappings.cell_of_host(self.cells.api_db, host)
+        if known is None:
+            known = await self.cells.api_db.transact(lambda tx: cell_mappings.map_host(tx, host, cell.uuid, now))
+        if known != cell.uuid:
+            raise ElsewhereMapped(host=host, cell=cell.title, known=known)
+        self._cell_of[host] = cell
+
+    async def cell_of(self, host: str) -> Cell:
+        """Raises CellSilent when it is in none that is known."""
+        found = self._cell_of.get(host)
+        if found is None:
+            uuid = await cell_mappings.cell_of_host(self.cells.api_db, host)
+            found = self.cells.get(uuid) if uuid else self.cells.first
+        return found
+
+    async def alive(self, cell: Cell, names: list[str]) -> None:
         now = self.runtime.now_us()
-        await self.db.transact(lambda tx: hosts.seen(tx, names, now))
+        await cell.db.transact(lambda tx: hosts.seen(tx, names, now))
 
     def is_up(self, host: Host) -> bool:
         return not host.forced_down and self.runtime.now_us() - host.seen_at <= self.settings["DEFAULT"].service_down_time * 1_000_000
@@ -102,7 +127,7 @@ class Hosts:
             self._read_at = now
             usages = {u.provider_id: u for u in await self.placement.usages(service_context("compute"))}
             facts = []
-            for host in await hosts.every(self.db):
+            for host in await self._everywhere():
                 usage = usages.get(host.id)
                 free: dict[str, float] = {}
                 for inventory in usage.inventories if usage else ():
@@ -119,6 +144,12 @@ class Hosts:
                 )
             self._snapshot = Snapshot(facts)
         return self._snapshot
+
+    async def _everywhere(self) -> list[Host]:
+        answers = await self.cells.gather("hosts", lambda cell: hosts.every(cell.db))
+        self._silent = answers.silent
+        self._cell_of |= {host.host: cell for cell, found in answers.found for host in found}
+        return [host for cell, found in answers.found if not cell.mapping.disabled for host in found]
 
     async def choose(self, request: Request) -> tuple[Host | None, Scheduling]:
         found, why = choose(request, await self.snapshot(), self.filters, self.weighers, self.runtime.random)
@@ -153,13 +184,34 @@ class Hosts:
             self._snapshot.give(host, flavor.vcpus, flavor.ram_mb, disk_gb(flavor))
 
     async def by_id(self, host_id: str) -> Host | None:
-        return next((h for h in (await self.snapshot()).hosts if h.id == host_id), None)
+        """Raises CellSilent when it may be in a cell that does not answer."""
+        found = next((h for h in (await self.snapshot()).hosts if h.id == host_id), None)
+        if found is None and self._silent:
+            raise CellSilent(cell=self._silent[0].uuid, why=self._silent[0].why)
+        return found
 
-    async def every(self) -> list[Host]:
-        return await hosts.every(self.db)
+    async def outside(self, cell: Cell) -> dict[str, str]:
+        """Hosts of other cells, with the reason that a server of this one may not go there."""
+        if self.cells.only is not None:
+            return {}
+        hosts_ = (await self.snapshot()).hosts
+        return {h.host: "it is in another cell" for h in hosts_ if self._cell_of[h.host].uuid != cell.uuid}
 
-    async def change(self, ctx: Context, host_id: str, **changes: Any) -> None:
-        await self.db.transact(lambda tx: hosts.change(tx, host_id, **changes))
+    async def change(self, ctx: Context, host: Host, **changes: Any) -> None:
+        db = (await self.cell_of(host.host)).db
+        await db.transact(lambda tx: hosts.change(tx, host.id, **changes))
+        self.stale()
+
+    async def forget(self, host: Host) -> None:
+        """A host that is gone, and the mapping to its cell."""
+        cell = await self.cell_of(host.host)
+
+        async def row(tx: Transaction) -> None:
+            await hosts.delete(tx, host.id)
+
+        await cell.db.transact(row)
+        await self.cells.api_db.transact(lambda tx: cell_mappings.forget_host(tx, host.host))
+        self._cell_of.pop(host.host, None)
         self.stale()
 
 

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from kilonova.compute.cells import Cell
 from kilonova.compute.model import Host
 from kilonova.compute.service import ComputeService
 from kilonova.compute.store import hosts as store
@@ -23,9 +24,14 @@ class Hypervisor(msgspec.Struct, frozen=True, kw_only=True):
 
 async def every(c: ComputeService) -> list[Hypervisor]:
     usages = {u.provider_id: u for u in await c.placement.usages(service_context("compute"))}
-    loads = await tallies.by_host(c.cell_db)
+
+    async def both(cell: Cell) -> tuple[dict[str, tallies.Load], list[Host]]:
+        return await tallies.by_host(cell.db), await store.every(cell.db)
+
+    answers = await c.cells.gather("hypervisors", both)
+    c.cells.complain(answers.silent, skip=c.settings["api"].list_records_by_skipping_down_cells)
     out = []
-    for host in await store.every(c.cell_db):
+    for loads, host in ((loads, host) for loads, found in answers.all for host in found):
         usage = usages.get(host.id)
         used = {i.resource_class: i.used + i.reserved for i in usage.inventories} if usage else {}
         load = loads.get(host.host) or tallies.Load(0, 0)
@@ -41,3 +47,9 @@ async def every(c: ComputeService) -> list[Hypervisor]:
             )
         )
     return out
+
+
+async def names_by_host(c: ComputeService) -> dict[str, list[tuple[str, str]]]:
+    """host -> (server id, name), of every cell that answers."""
+    answers = await c.cells.gather("servers by host", lambda cell: tallies.names_by_host(cell.db))
+    return {host: found for names in answers.all for host, found in names.items()}

@@ -5,6 +5,7 @@ from kilonova.compute.model import Server
 from kilonova.compute.service import ComputeService
 from kilonova.compute.store import servers
 from kilonova.core.context import Context
+from kilonova.core.db import Database
 from kilonova.core.errors import Error
 
 EVENTS = {
@@ -26,9 +27,9 @@ def tell(c: ComputeService, ctx: Context, server: Server, verb: str, phase: str,
     c.notifier.emit(ctx, f"instance.{event}.{phase}", publisher, payload, error=error is not None)
 
 
-async def settled(c: ComputeService, ctx: Context, server_id: str, verb: str, error: Error | None = None) -> None:
+async def settled(c: ComputeService, ctx: Context, cell: Database, server_id: str, verb: str, error: Error | None = None) -> None:
     """A verb has ended: tell of the server as its row is. Costs nothing when nobody listens."""
     if c.notifier.wanted and verb in EVENTS:
-        server = await servers.get(c.cell_db, server_id)
+        server = await servers.get(cell, server_id)
         if server is not None:
             tell(c, ctx, server, verb, "end" if error is None else "error", error)

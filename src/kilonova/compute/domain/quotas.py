@@ -53,7 +53,8 @@ async def defaults(c: ComputeService) -> dict[str, int]:
 async def in_use(c: ComputeService, project_id: str, user_id: str | None = None) -> dict[str, int]:
     """instances, cores, ram; the rest is not counted for a whole project."""
     if user_id:
-        flavors = await tallies.flavors_of_user(c.cell_db, project_id, user_id)
+        answers = await c.cells.gather("quota of a user", lambda cell: tallies.flavors_of_user(cell.db, project_id, user_id))
+        flavors = [flavor for found in answers.all for flavor in found]
         flavors += [s.flavor for s in await mappings.requests(c.api_db, project_id) if s.user_id == user_id]
         return {"instances": len(flavors), "cores": sum(f.vcpus for f in flavors), "ram": sum(f.ram_mb for f in flavors)}
     used = await mappings.usage(c.api_db, project_id)

@@ -3,8 +3,11 @@ hosts, since both are numbered from 1 on their own."""
 
 import msgspec
 
+from kilonova.compute.cells import Cell
+from kilonova.compute.errors import CellSilent
 from kilonova.compute.model import Daemon, Host
 from kilonova.compute.service import ComputeService
+from kilonova.compute.store import cell_mappings
 from kilonova.compute.store import hosts as store
 
 COMPUTE = "nova-compute"
@@ -63,5 +66,25 @@ def of_daemon(c: ComputeService, daemon: Daemon) -> Service:
 
 async def every(c: ComputeService) -> list[Service]:
     """Daemons first, by name, then hosts."""
-    daemons = sorted(await store.daemons(c.cell_db), key=lambda d: (d.binary, d.number))
-    return [*(of_daemon(c, d) for d in daemons), *(of_host(c, h) for h in await store.every(c.cell_db))]
+    return (await with_silent(c))[0]
+
+
+async def with_silent(c: ComputeService) -> tuple[list[Service], list[str]]:
+    """And the names of hosts whose cell does not answer. Raises CellsSilent where such lists are not wanted."""
+
+    async def both(cell: Cell) -> tuple[list[Daemon], list[Host]]:
+        return await store.daemons(cell.db), await store.every(cell.db)
+
+    answers = await c.cells.gather("services", both)
+    c.cells.complain(answers.silent, skip=c.settings["api"].list_records_by_skipping_down_cells)
+    daemons = sorted((d for found, _ in answers.all for d in found), key=lambda d: (d.binary, d.number))
+    known = [*(of_daemon(c, d) for d in daemons), *(of_host(c, h) for _, found in answers.all for h in found)]
+    if not answers.silent:
+        return known, []
+    return known, list(await cell_mappings.hosts(c.api_db, [cell.uuid for cell in answers.silent]))
+
+
+def unreached(c: ComputeService) -> CellSilent:
+    """What was asked for may be in a cell that does not answer."""
+    cell = next((cell for cell in c.cells.every if cell.why), c.cells.first)
+    return CellSilent(cell=cell.uuid, why=cell.why)

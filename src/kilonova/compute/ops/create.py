@@ -2,8 +2,8 @@
 
 begin    quota, number, mapping, build request and operation in one transaction of the api side; then the client has its 202.
 run      pick a host, claim its resources in placement; write the server into the host's cell, and meanwhile make and bind ports and
-         wait until the dataplane has wired them; start the guest, and settle it ACTIVE. A host that fails is undone and the next one
-         is tried.
+         wait until the dataplane has wired them; start the guest, and settle it ACTIVE. A host that fails is undone and the next one is
+         tried, in the same cell: its row is there. A server that found no host is written into cell0.
 recover  is run: each step finds what an earlier life has done already (row, claim, ports, guest) and goes on from there.
 
 A delete that arrives meanwhile raises the server's generation; this verb notices at its next step and leaves the cleaning to the delete.
@@ -14,13 +14,14 @@ from typing import Any
 import msgspec
 
 from kilonova.compute import rpc
+from kilonova.compute.cells import Cell
 from kilonova.compute.domain import notices
 from kilonova.compute.domain.guests import guest_of
-from kilonova.compute.errors import BuildFailed, HostSilent, NoValidHost, OverQuota, Overtaken, Superseded
+from kilonova.compute.errors import BuildFailed, GuestLeft, HostSilent, NoValidHost, OverQuota, Overtaken, Superseded
 from kilonova.compute.model import Action, Event, Host, NicWish, Scheduling, Server
 from kilonova.compute.ops.verbs import fault_of, superseded
 from kilonova.compute.scheduler.snapshot import Request
-from kilonova.compute.service import CELL, ComputeService, nic_of
+from kilonova.compute.service import ComputeService, nic_of
 from kilonova.compute.store import actions, mappings, servers
 from kilonova.core.bus import Undelivered, Unreachable
 from kilonova.core.context import Context
@@ -82,9 +83,9 @@ async def _over_quota(tx: Transaction, project_id: str, asked: dict[str, int], b
 async def run(c: ComputeService, op: Operation) -> None:
     args = op.arguments(CreateArgs)
     try:
-        server = await _wanted(c, op)
+        server, cell = await _wanted(c, op)
         if server.state != "active":
-            await _build(c, op, args, server)
+            await _build(c, op, args, server, cell)
     except Superseded:
         c.log.info("create overtaken", server=op.resource_id)
     await c.api_db.transact(lambda tx: c.api_ops.finish(tx, op))
@@ -93,55 +94,67 @@ async def run(c: ComputeService, op: Operation) -> None:
 recover = run
 
 
-async def _wanted(c: ComputeService, op: Operation) -> Server:
-    """The server as the client asked for it, or as an earlier life left it."""
+async def _wanted(c: ComputeService, op: Operation) -> tuple[Server, Cell | None]:
+    """The server as the client asked for it, or as an earlier life left it, with the cell that its row is in: found in whichever it is,
+    since an earlier life may have died between the row and the mapping that points to it."""
     fresh = c.accepted.pop(op.id, None)
     if fresh is not None:
-        return fresh
+        return fresh, None
     mapping = await mappings.get(c.api_db, op.resource_id)
     if mapping is None or mapping.deleting:
         raise Superseded(server=op.resource_id)
-    server = await servers.get(c.cell_db, op.resource_id) or await mappings.request(c.api_db, op.resource_id)
+    found = await c.cells.locate(op.resource_id)
+    cell, server = found if found is not None else (None, await mappings.request(c.api_db, op.resource_id))
     if server is None or server.deleted or server.generation != GENERATION:
         raise Superseded(server=op.resource_id)
-    if server.state == "error":  # an earlier life has failed it, and may have died before it told the api side
-        await c.api_db.transact(lambda tx: mappings.place(tx, server.id, CELL))
+    if server.state == "error" and cell is not None:  # an earlier life has failed it, and may have died before it told the api side
+        if not mapping.cell:
+            homeless = server.host is None and cell in c.cells.beside(c.cells.cell0)
+            await _map(c, server.id, c.cells.cell0 if homeless else cell)
         raise Superseded(server=op.resource_id)
-    return server
+    return server, cell
 
 
-async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Server) -> None:
+async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Server, cell: Cell | None) -> None:
+    """cell: where the server's row is; None as long as there is none."""
     tried: dict[str, str] = {}
     last: Error | None = None
     if op.attempts == 1:
         notices.tell(c, op.ctx, server, "create", "start")
     while len(tried) < c.settings["scheduler"].max_attempts:
         try:
-            host, scheduling = await _choose(c, op, args, server, tried)
+            host, scheduling = await _choose(c, op, args, server, cell, tried)
         except NoValidHost as error:
-            await _fail(c, op, server, last or error, error.details["scheduling"])
+            await _fail(c, op, server, cell or c.cells.cell0, last or error, error.details["scheduling"])
             return
+        cell = cell or await c.hosts.cell_of(host.host)
         try:
-            await _build_on(c, op, args, server, host, scheduling, first=op.attempts == 1 and not tried)
+            await _build_on(c, op, args, server, cell, host, scheduling, first=op.attempts == 1 and not tried)
             return
         except Overtaken:
             raise Superseded(server=server.id) from None
         except (Superseded, HostSilent, LostLease):
             raise
-        except _GuestMayBeLeft as left:
-            why = BuildFailed(server=server.id, host=host.host, why=left.error.message, unreachable=False)
-            await _fail(c, op, server, why, scheduling, gone=False)
+        except GuestLeft as error:
+            tried[host.host] = error.message
+            await _fail(c, op, server, cell, error, _refused(tried), gone=False)
             return
         except Error as error:
             c.log.warning("build failed on host", server=server.id, host=host.host, error=error)
             tried[host.host] = error.message
             last = BuildFailed(server=server.id, host=host.host, why=error.message, unreachable=isinstance(error, Unreachable))
-    assert last is not None
-    await _fail(c, op, server, last, Scheduling(considered=len(tried), rejected={h: ("build", why) for h, why in tried.items()}))
+    assert last is not None and cell is not None
+    await _fail(c, op, server, cell, last, _refused(tried))
 
 
-async def _choose(c: ComputeService, op: Operation, args: CreateArgs, server: Server, tried: dict[str, str]) -> tuple[Host, Scheduling]:
-    """A host whose resources are claimed. Raises NoValidHost with a reason for each host."""
+def _refused(tried: dict[str, str]) -> Scheduling:
+    return Scheduling(considered=len(tried), rejected={host: ("build", why) for host, why in tried.items()})
+
+
+async def _choose(
+    c: ComputeService, op: Operation, args: CreateArgs, server: Server, cell: Cell | None, tried: dict[str, str]
+) -> tuple[Host, Scheduling]:
+    """A host (of the cell, if there is one) whose resources are claimed. Raises NoValidHost with a reason for each host."""
     flavor = server.flavor
     request = Request(
         server_id=server.id,
@@ -152,7 +165,7 @@ async def _choose(c: ComputeService, op: Operation, args: CreateArgs, server: Se
         host=args.host,
         hypervisor_hostname=args.hypervisor_hostname,
         image_properties=server.image_properties,
-        exclude=tried,
+        exclude=tried if cell is None else {**await c.hosts.outside(cell), **tried},
     )
     if op.attempts > 1 and not tried:
         held = await c.placement.allocation(op.ctx, server.id)
@@ -178,7 +191,7 @@ async def _choose(c: ComputeService, op: Operation, args: CreateArgs, server: Se
 
 
 async def _build_on(
-    c: ComputeService, op: Operation, args: CreateArgs, server: Server, host: Host, scheduling: Scheduling, *, first: bool
+    c: ComputeService, op: Operation, args: CreateArgs, server: Server, cell: Cell, host: Host, scheduling: Scheduling, *, first: bool
 ) -> None:
     """first: no earlier life and no other host has made anything for this server."""
     ctx = op.ctx
@@ -188,9 +201,9 @@ async def _build_on(
         undo.push(c.unclaim, ctx, server, host.host)
         try:
             undo.push(c.network.release, ctx, server.id)
-            both = [_place(c, op, server, host, scheduling), _wired(c, op, args, server, host, first=first)]
+            both = [_place(c, op, server, cell, host, scheduling), _wired(c, op, args, server, host, first=first)]
             _, placed = await c.tasks.gather(f"create {server.id}", both)
-            await superseded(c, server.id, GENERATION)
+            await superseded(cell, server.id, GENERATION)
             guest = await guest_of(c, placed, image=args.image)
             sent = True
             done = await c.send(host.host, rpc.Spawn(fence=_fence(op, 1), guest=guest), timeout_s=900)
@@ -199,15 +212,13 @@ async def _build_on(
             raise
         except Exception as error:
             maybe = touched or (sent and not isinstance(error, Undelivered))
-            refused = await _destroyed(c, op, server, host.host) if maybe else None
-            if refused is not None:
+            left = await _left(c, op, server, host.host, error) if maybe else None
+            if left is not None:
                 undo.keep()
-                if isinstance(refused, Unavailable) or not isinstance(error, Error):
-                    raise HostSilent(server=server.id) from error
-                raise _GuestMayBeLeft(error) from error
+                raise left from error
             raise
         undo.keep()
-    await _settle(c, op, placed, done.power_state)
+    await _settle(c, op, placed, cell, done.power_state)
 
 
 async def _wired(c: ComputeService, op: Operation, args: CreateArgs, server: Server, host: Host, *, first: bool) -> Server:
@@ -235,43 +246,49 @@ def _fence(op: Operation, number: int) -> rpc.Fence:
     return rpc.Fence(operation=op.id, generation=GENERATION, epoch=op.epoch, number=number)
 
 
-class _GuestMayBeLeft(Exception):
-    """The host could neither start the guest nor make sure that there is none: its server ends in ERROR and keeps what it holds there."""
-
-    def __init__(self, error: Error) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-
-async def _destroyed(c: ComputeService, op: Operation, server: Server, host: str) -> Error | None:
-    """None when the host says that it has no guest of this server (any more); else why that is not known."""
+async def _left(c: ComputeService, op: Operation, server: Server, host: str, failure: Exception) -> Error | None:
+    """None when the host says that it has no guest of this server (any more), else why that is not so. Raises Superseded, LostLease."""
     try:
         await c.send(host, rpc.Destroy(fence=_fence(op, 2), server_id=server.id))
-    except Error as error:
+    except Overtaken:
+        raise Superseded(server=server.id) from None
+    except LostLease:
+        raise
+    except Unavailable as error:
         c.log.warning("whether a guest is left is not known", server=server.id, host=host, error=error)
-        return error
+        return HostSilent(server=server.id)
+    except Error as error:
+        c.log.warning("a guest may be left", server=server.id, host=host, error=error)
+        why = failure.message if isinstance(failure, Error) else "An unexpected error came."
+        return GuestLeft(server=server.id, host=host, why=why, unreachable=False)
     return None
 
 
 async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
     """In ERROR; its host, ports and claim stay the server's while a guest may still be there: its delete frees them."""
     try:
-        server = await _wanted(c, op)
+        server, cell = await _wanted(c, op)
         if server.state != "active":
-            gone = server.host is None or await _destroyed(c, op, server, server.host) is None
+            gone = server.host is None or await _left(c, op, server, server.host, error) is None
             if gone:
                 await c.network.release(op.ctx, server.id)
                 await c.placement.release(op.ctx, server.id)
-            await _fail(c, op, server, error, server.scheduling, gone=gone)
+            await _fail(c, op, server, cell or c.cells.cell0, error, server.scheduling, gone=gone)
     except Superseded:
         c.log.info("create overtaken", server=op.resource_id)
     await c.api_db.transact(lambda tx: c.api_ops.finish(tx, op))
 
 
-async def _place(c: ComputeService, op: Operation, server: Server, host: Host, scheduling: Scheduling) -> None:
-    """The server's row in the host's cell, and the mapping that points there."""
+async def _map(c: ComputeService, server_id: str, cell: Cell) -> None:
+    """The mapping points to the cell that the server's row is in, from here on."""
+    await c.api_db.transact(lambda tx: mappings.place(tx, server_id, cell.uuid))
+    c.cells.remember(server_id, cell)
 
-    async def cell(tx: Transaction) -> None:
+
+async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, host: Host, scheduling: Scheduling) -> None:
+    """The server's row in the host's cell, and then the mapping that points there."""
+
+    async def row(tx: Transaction) -> None:
         now = c.runtime.now_us()
         changes: dict[str, Any] = {
             "host": host.host,
@@ -286,8 +303,8 @@ async def _place(c: ComputeService, op: Operation, server: Server, host: Host, s
         elif not await servers.update_at(tx, server.id, GENERATION, now, **changes):
             raise Superseded(server=server.id)
 
-    await c.cell_db.transact(cell)
-    await c.api_db.transact(lambda tx: mappings.place(tx, server.id, CELL))
+    await cell.db.transact(row)
+    await _map(c, server.id, cell)
 
 
 def _action(op: Operation, server: Server) -> Action:
@@ -318,7 +335,7 @@ def _event(c: ComputeService, op: Operation, host: str | None, error: Error | No
     )
 
 
-async def _settle(c: ComputeService, op: Operation, server: Server, power_state: int) -> None:
+async def _settle(c: ComputeService, op: Operation, server: Server, cell: Cell, power_state: int) -> None:
     async def body(tx: Transaction) -> None:
         now = c.runtime.now_us()
         if not await servers.update_at(
@@ -328,11 +345,13 @@ async def _settle(c: ComputeService, op: Operation, server: Server, power_state:
         await actions.end(tx, op.id, now, None)
         await actions.add_event(tx, _event(c, op, server.host, None, now))
 
-    await c.cell_db.transact(body)
-    await notices.settled(c, op.ctx, server.id, "create")
+    await cell.db.transact(body)
+    await notices.settled(c, op.ctx, cell.db, server.id, "create")
 
 
-async def _fail(c: ComputeService, op: Operation, server: Server, error: Error, scheduling: Scheduling, *, gone: bool = True) -> None:
+async def _fail(
+    c: ComputeService, op: Operation, server: Server, cell: Cell, error: Error, scheduling: Scheduling, *, gone: bool = True
+) -> None:
     """ERROR with the reason. gone: what the attempts held has been undone."""
 
     async def body(tx: Transaction) -> None:
@@ -348,6 +367,6 @@ async def _fail(c: ComputeService, op: Operation, server: Server, error: Error, 
         await actions.end(tx, op.id, now, "Error")
         await actions.add_event(tx, _event(c, op, None, error, now))
 
-    await c.cell_db.transact(body)
-    await notices.settled(c, op.ctx, server.id, "create", error)
-    await c.api_db.transact(lambda tx: mappings.place(tx, server.id, CELL))
+    await cell.db.transact(body)
+    await notices.settled(c, op.ctx, cell.db, server.id, "create", error)
+    await _map(c, server.id, cell)

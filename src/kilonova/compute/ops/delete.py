@@ -10,6 +10,7 @@ recover  is run: every step may be done twice. A host that is down is passed ove
 import msgspec
 
 from kilonova.compute import rpc
+from kilonova.compute.cells import Cell
 from kilonova.compute.domain import notices
 from kilonova.compute.errors import Locked, ServerNotFound
 from kilonova.compute.model import Event, Server
@@ -19,8 +20,8 @@ from kilonova.compute.store import actions, mappings, servers
 from kilonova.compute.store import hosts as host_store
 from kilonova.core.bus import Unreachable
 from kilonova.core.context import Context
-from kilonova.core.db import Transaction
-from kilonova.core.errors import Error
+from kilonova.core.db import Database, Transaction
+from kilonova.core.errors import Error, Unavailable
 from kilonova.core.operations import Operation
 
 POLL_S = 0.02
@@ -52,24 +53,35 @@ async def begin(c: ComputeService, ctx: Context, server: Server) -> None:
         if await servers.supersede(tx, server.id, c.runtime.now_us(), "deleting"):
             await actions.insert(tx, record)
 
-    await c.cell_db.transact(show)
+    for cell in await _candidates(c, server.id):
+        try:
+            await cell.db.transact(show)
+        except Unavailable as error:  # the intent is written: `run` comes to it
+            c.log.warning("a delete is not shown yet", server=server.id, cell=cell.title, error=error)
     c.api_ops.start(op)
     notices.tell(c, ctx, msgspec.structs.replace(server, task="deleting"), "delete", "start")
+
+
+async def _candidates(c: ComputeService, server_id: str) -> list[Cell]:
+    """The server's cell; each database, when it has none yet: its row may be written at this moment."""
+    cell = await c.cells.of(server_id)
+    return [cell] if cell is not None else c.cells.faces
 
 
 async def run(c: ComputeService, op: Operation) -> None:
     args = op.arguments(DeleteArgs)
     await _wait_for_create(c, op)
-    server = await servers.get(c.cell_db, op.resource_id)
-    if server is not None and not server.deleted:
+    cell, server = await c.cells.locate(op.resource_id) or (None, None)
+    if cell is not None and server is not None and not server.deleted:
+        db = cell.db
         if server.task != "deleting":
-            await c.cell_db.transact(lambda tx: servers.supersede(tx, op.resource_id, c.runtime.now_us(), "deleting"))
-            server = await servers.get(c.cell_db, op.resource_id) or server
-        await _end_guest(c, op, server)
+            await db.transact(lambda tx: servers.supersede(tx, op.resource_id, c.runtime.now_us(), "deleting"))
+            server = await servers.get(db, op.resource_id) or server
+        await _end_guest(c, op, db, server)
     await c.network.release(op.ctx, op.resource_id)
     await c.placement.release(op.ctx, op.resource_id)
-    if server is not None and not server.deleted:
-        await _mark(c, op, args, server)
+    if cell is not None and server is not None and not server.deleted:
+        await _mark(c, op, args, cell.db, server)
         if server.host is not None:
             c.hosts.give(server.host, server.flavor)
     await _forget(c, op)
@@ -86,28 +98,28 @@ async def _wait_for_create(c: ComputeService, op: Operation) -> None:
         pause_s = min(pause_s * 1.5, POLL_MAX_S)
 
 
-async def _end_guest(c: ComputeService, op: Operation, server: Server) -> None:
+async def _end_guest(c: ComputeService, op: Operation, db: Database, server: Server) -> None:
     if server.host is None:
         return
     fence = rpc.Fence(operation=op.id, generation=server.generation, epoch=op.epoch, number=1)
     try:
         await c.send(server.host, rpc.Destroy(fence=fence, server_id=server.id))
     except Unreachable:
-        host = await host_store.by_host(c.cell_db, server.host)
+        host = await host_store.by_host(db, server.host)
         if host is not None and c.hosts.is_up(host):
             raise
         c.log.warning("host is down; its agent will remove the guest", server=server.id, host=server.host)
 
 
-async def _mark(c: ComputeService, op: Operation, args: DeleteArgs, server: Server) -> None:
+async def _mark(c: ComputeService, op: Operation, args: DeleteArgs, db: Database, server: Server) -> None:
     async def body(tx: Transaction) -> None:
         now = c.runtime.now_us()
         await servers.update(tx, server.id, now, state="deleted", task=None, power_state=0, terminated_at=now, deleted=True, nics=())
         await actions.end(tx, args.action_id, now, None)
         await actions.add_event(tx, _event(c, op, args, server, None))
 
-    await c.cell_db.transact(body)
-    await notices.settled(c, op.ctx, server.id, "delete")
+    await db.transact(body)
+    await notices.settled(c, op.ctx, db, server.id, "delete")
 
 
 async def _forget(c: ComputeService, op: Operation) -> None:
@@ -123,8 +135,8 @@ async def _forget(c: ComputeService, op: Operation) -> None:
 async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
     """In ERROR; the client may ask for the delete again. A server without a row has nothing that could be shown so: it is forgotten."""
     args = op.arguments(DeleteArgs)
-    server = await servers.get(c.cell_db, op.resource_id)
-    if server is None or server.deleted:
+    cell, server = await c.cells.locate(op.resource_id) or (None, None)
+    if cell is None or server is None or server.deleted:
         await _forget(c, op)
         return
 
@@ -138,7 +150,7 @@ async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
         await mappings.unmark_deleting(tx, op.resource_id)
         await c.api_ops.finish(tx, op)
 
-    await c.cell_db.transact(show)
+    await cell.db.transact(show)
     await c.api_db.transact(unmark)
 
 

@@ -23,7 +23,7 @@ async def begin(c: ComputeService, ctx: Context, server: Server, *, hard: bool) 
 
 async def run(c: ComputeService, op: Operation) -> None:
     args = op.arguments(VerbArgs)
-    server = await server_of(c, op)
+    server = await server_of(c, op, args)
     if server is None or server.host is None:
         await settle(c, op, args)
         return

@@ -15,7 +15,7 @@ from kilonova.compute.domain.guests import guest_of
 from kilonova.compute.errors import NoValidHost
 from kilonova.compute.model import SHUTDOWN, Server
 from kilonova.compute.ops.stop import GRACE_S
-from kilonova.compute.ops.verbs import VerbArgs, claim, fault_of, fence, give_up, server_of, settle
+from kilonova.compute.ops.verbs import VerbArgs, claim, fault_of, fence, give_up, server_of, settle, start
 from kilonova.compute.service import ComputeService
 from kilonova.core.context import Context
 from kilonova.core.errors import Error, Unavailable
@@ -46,12 +46,12 @@ async def begin(c: ComputeService, ctx: Context, server: Server, image: rpc.Gues
     op = await claim(
         c, ctx, server, "rebuild", action="rebuild", changes=claimed, arguments=RebuildArgs, image=image, stopped=stopped, was=was
     )
-    c.cell_ops.start(op)
+    await start(c, op)
 
 
 async def run(c: ComputeService, op: Operation) -> None:
     args = op.arguments(RebuildArgs)
-    server = await server_of(c, op)
+    server = await server_of(c, op, args)
     if server is None or server.host is None:
         await settle(c, op, args)
         return

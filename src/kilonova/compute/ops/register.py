@@ -24,7 +24,7 @@ def register(c: ComputeService) -> None:
         return Verb(bound_run, bound_recover, bound_give_up)
 
     c.api_ops.verbs = {"create": verb(create), "delete": verb(delete)}
-    c.cell_ops.verbs = {
+    c.cell_verbs |= {
         "start": verb(start),
         "stop": verb(stop),
         "reboot_soft": verb(reboot),

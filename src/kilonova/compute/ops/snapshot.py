@@ -10,7 +10,7 @@ from typing import Any
 
 from kilonova.compute import rpc
 from kilonova.compute.model import CRASHED, SHUTDOWN, Server
-from kilonova.compute.ops.verbs import VerbArgs, claim, fence, server_of, settle
+from kilonova.compute.ops.verbs import VerbArgs, cell_of, claim, fence, server_of, settle, start
 from kilonova.compute.service import ComputeService
 from kilonova.core.context import Context
 from kilonova.core.errors import Error, NotFound, Unavailable
@@ -33,7 +33,7 @@ async def begin(c: ComputeService, ctx: Context, server: Server, image: NewImage
     except Error as error:
         await settle(c, op, op.arguments(SnapshotArgs), error=error, host=server.host)
         raise
-    c.cell_ops.start(op)
+    await start(c, op)
 
 
 async def _make_image(c: ComputeService, op: Operation, image: NewImage) -> None:
@@ -41,7 +41,8 @@ async def _make_image(c: ComputeService, op: Operation, image: NewImage) -> None
         await c.images.get(op.ctx, image.id or "")
     except NotFound:
         await c.images.create(op.ctx, image)
-    await c.cell_db.transact(lambda tx: c.cell_ops.step(tx, op, MADE))
+    cell = cell_of(c, op.arguments(SnapshotArgs))
+    await cell.db.transact(lambda tx: cell.ops.step(tx, op, MADE))
 
 
 async def run(c: ComputeService, op: Operation) -> None:
@@ -62,7 +63,7 @@ async def recover(c: ComputeService, op: Operation) -> None:
 
 
 async def _copy(c: ComputeService, op: Operation, args: SnapshotArgs) -> None:
-    server, image_id = await server_of(c, op), args.image.id or ""
+    server, image_id = await server_of(c, op, args), args.image.id or ""
     if server is None or server.host is None:
         await _drop_image(c, op, image_id)
         await settle(c, op, args)

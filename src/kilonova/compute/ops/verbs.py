@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from kilonova.compute import rpc
+from kilonova.compute.cells import Cell
 from kilonova.compute.domain import notices
 from kilonova.compute.errors import Locked, NeverActive, ServerNotFound, Superseded, WrongState
 from kilonova.compute.model import Action, Event, Fault, Server
@@ -19,11 +20,17 @@ from kilonova.core.operations import Operation
 
 
 class VerbArgs(msgspec.Struct, frozen=True, kw_only=True):
-    """action_id: the instance action that tells of this verb. generation: the server's, when the verb began."""
+    """action_id: the instance action that tells of this verb. generation: the server's, when the verb began. cell: where the server lives,
+    and this operation with it; empty in intents of releases that knew one cell."""
 
     action_id: str
     generation: int
     hard: bool = False
+    cell: str = ""
+
+
+def cell_of(c: ComputeService, args: VerbArgs) -> Cell:
+    return c.cells.get(args.cell) if args.cell else c.cells.first
 
 
 def guard(ctx: Context, server: Server, verb: str, shown: str) -> None:
@@ -54,7 +61,12 @@ def new_action(c: ComputeService, ctx: Context, server_id: str, action: str) -> 
 
 async def begin(c: ComputeService, ctx: Context, server: Server, verb: str, *, action: str, hard: bool = False) -> None:
     """Claim the server for a verb and start it. Raises Locked, WrongState, NeverActive, ServerNotFound."""
-    c.cell_ops.start(await claim(c, ctx, server, verb, action=action, hard=hard))
+    await start(c, await claim(c, ctx, server, verb, action=action, hard=hard))
+
+
+async def start(c: ComputeService, op: Operation) -> None:
+    """Run what `claim` has opened."""
+    cell_of(c, op.arguments(VerbArgs)).ops.start(op)
 
 
 async def claim(
@@ -75,6 +87,9 @@ async def claim(
     if server.launched_at is None:
         raise NeverActive(verb=action)
     arrow = SERVER[verb]
+    cell = await c.cells.of(server.id)
+    if cell is None:
+        raise ServerNotFound(server=server.id)
 
     async def body(tx: Transaction) -> Operation | None:
         now = c.runtime.now_us()
@@ -86,12 +101,12 @@ async def claim(
         assert claimed is not None
         record = new_action(c, ctx, server.id, action)
         await actions.insert(tx, record)
-        args = arguments(action_id=record.id, generation=claimed.generation, **more)
-        return await c.cell_ops.open(tx, verb, server.id, ctx, args)
+        args = arguments(action_id=record.id, generation=claimed.generation, cell=cell.uuid, **more)
+        return await cell.ops.open(tx, verb, server.id, ctx, args)
 
-    op = await c.cell_db.transact(body)
+    op = await cell.db.transact(body)
     if op is None:
-        now_is = await servers.get(c.cell_db, server.id)
+        now_is = await servers.get(cell.db, server.id)
         if now_is is None or now_is.deleted:
             raise ServerNotFound(server=server.id)
         guard(ctx, now_is, verb, action)
@@ -105,9 +120,9 @@ def fence(op: Operation, args: VerbArgs, number: int = 1) -> rpc.Fence:
     return rpc.Fence(operation=op.id, generation=args.generation, epoch=op.epoch, number=number)
 
 
-async def server_of(c: ComputeService, op: Operation) -> Server | None:
+async def server_of(c: ComputeService, op: Operation, args: VerbArgs) -> Server | None:
     """The server, unless it is gone."""
-    server = await servers.get(c.cell_db, op.resource_id)
+    server = await servers.get(cell_of(c, args).db, op.resource_id)
     return None if server is None or server.deleted else server
 
 
@@ -115,6 +130,7 @@ async def settle(
     c: ComputeService, op: Operation, args: VerbArgs, *, error: Error | None = None, host: str | None = None, **changes: Any
 ) -> None:
     """End a verb: the server's columns, the action with its event, and the operation, in one transaction. A later verb wins silently."""
+    cell = cell_of(c, args)
 
     async def body(tx: Transaction) -> None:
         now = c.runtime.now_us()
@@ -131,17 +147,18 @@ async def settle(
             details=error.message if error is not None else None,
         )
         await actions.add_event(tx, event)
-        await c.cell_ops.finish(tx, op)
+        await cell.ops.finish(tx, op)
 
-    await c.cell_db.transact(body)
-    await notices.settled(c, op.ctx, op.resource_id, op.verb, error)
+    await cell.db.transact(body)
+    await notices.settled(c, op.ctx, cell.db, op.resource_id, op.verb, error)
 
 
 async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
     """The verb has failed too often: nobody knows what the guest does, so the server is in ERROR."""
-    server = await server_of(c, op)
+    args = op.arguments(VerbArgs)
+    server = await server_of(c, op, args)
     host = server.host if server is not None else None
-    await settle(c, op, op.arguments(VerbArgs), error=error, host=host, state="error", fault=fault_of(c, error))
+    await settle(c, op, args, error=error, host=host, state="error", fault=fault_of(c, error))
 
 
 def fault_of(c: ComputeService, error: Error) -> Fault:
@@ -156,7 +173,7 @@ def fault_of(c: ComputeService, error: Error) -> Fault:
     )
 
 
-async def superseded(c: ComputeService, server_id: str, generation: int) -> None:
+async def superseded(cell: Cell, server_id: str, generation: int) -> None:
     """Raise Superseded when a later verb has begun on the server."""
-    if await servers.generation(c.cell_db, server_id) != generation:
+    if await servers.generation(cell.db, server_id) != generation:
         raise Superseded(server=server_id)

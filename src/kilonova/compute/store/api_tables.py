@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from kilonova.compute.model import Server
+from kilonova.compute.model import Outline, Server
 from kilonova.core.db import Json
 from kilonova.core.operations import operations_table
 
@@ -61,10 +61,28 @@ server_mappings = sa.Table(
     metadata,
     sa.Column("server_id", ID, primary_key=True),
     sa.Column("project_id", PROJECT, nullable=False, index=True),
-    sa.Column("cell", sa.String(64), nullable=False, doc="empty until a host was found"),
+    sa.Column("cell", sa.String(64), nullable=False, doc="empty until a host was found; then the cell's UUID, for ever"),
     sa.Column("vcpus", sa.Integer, nullable=False),
     sa.Column("ram_mb", sa.Integer, nullable=False),
     sa.Column("deleting", sa.Boolean, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("outline", Json(Outline), doc="what is shown of it while its cell does not answer"),
+)
+cell_mappings = sa.Table(
+    "cell_mappings",
+    metadata,
+    sa.Column("uuid", ID, primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False, doc="may be empty"),
+    sa.Column("database_connection", sa.Text, nullable=False, doc="empty: the database that this table is in"),
+    sa.Column("transport_url", sa.Text, nullable=False, doc="empty: the bus that the control plane itself is on"),
+    sa.Column("disabled", sa.Boolean, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+host_mappings = sa.Table(
+    "host_mappings",
+    metadata,
+    sa.Column("host", sa.String(255), primary_key=True),
+    sa.Column("cell", ID, nullable=False, index=True),
     sa.Column("created_at", sa.BigInteger, nullable=False),
 )
 build_requests = sa.Table(

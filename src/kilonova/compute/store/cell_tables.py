@@ -123,4 +123,10 @@ daemons = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("binary", "host", name="uq_compute_daemons"),
 )
+identity = sa.Table(
+    "compute_cell_identity",
+    metadata,
+    sa.Column("cell", ID, primary_key=True, doc="UUID of a cell whose servers are in this database"),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
 operations = operations_table(metadata, "compute_cell_operations")

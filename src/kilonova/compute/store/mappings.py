@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.compute.model import Server
+from kilonova.compute.model import Outline, Server
 from kilonova.compute.store.api_tables import build_requests, counters, quota_limits, quota_usages, server_mappings
 from kilonova.core.db import Duplicate, Reader, Transaction, inserted, prepared
 
@@ -27,7 +27,19 @@ class Mapping(msgspec.Struct, frozen=True):
 _m, _b, _u = server_mappings.c, build_requests.c, quota_usages.c
 _INSERT = inserted(server_mappings)
 _INSERT_REQUEST = inserted(build_requests)
-_GET = prepared(sa.select(server_mappings).where(_m.server_id == sa.bindparam("id")))
+_COLUMNS = [_m[name] for name in Mapping.__struct_fields__]
+_GET = prepared(sa.select(*_COLUMNS).where(_m.server_id == sa.bindparam("id")))
+_OUTLINE = prepared(sa.select(_m.outline).where(_m.server_id == sa.bindparam("id")))
+_in_cells = sa.and_(_m.cell.in_(sa.bindparam("cells", expanding=True)), _m.deleting == sa.false())
+_newest = (_m.created_at.desc(), _m.server_id.desc())
+_OF_CELLS = prepared(sa.select(*_COLUMNS).where(_in_cells).order_by(*_newest).limit(sa.bindparam("limit", type_=sa.Integer)))
+_OF_CELLS_AND_PROJECT = prepared(
+    sa.select(*_COLUMNS)
+    .where(_in_cells, _m.project_id == sa.bindparam("project_id"))
+    .order_by(*_newest)
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+)
+_COUNT = prepared(sa.select(sa.func.count()).select_from(server_mappings).where(_m.cell.in_(sa.bindparam("cells", expanding=True))))
 _REQUEST = prepared(sa.select(_b.server).where(_b.server_id == sa.bindparam("id")))
 _REQUESTS = prepared(sa.select(_b.server).order_by(_b.server_id))
 _REQUESTS_OF = prepared(sa.select(_b.server).where(_b.project_id == sa.bindparam("project_id")).order_by(_b.server_id))
@@ -96,6 +108,13 @@ async def insert(tx: Transaction, server: Server) -> None:
             "ram_mb": flavor.ram_mb,
             "deleting": False,
             "created_at": server.created_at,
+            "outline": Outline(
+                user_id=server.user_id,
+                flavor=flavor,
+                image_id=server.image_id,
+                image_properties=server.image_properties,
+                availability_zone=server.availability_zone,
+            ),
         },
     )
     await tx.run(_INSERT_REQUEST, {"server_id": server.id, "project_id": server.project_id, "server": server})
@@ -104,6 +123,24 @@ async def insert(tx: Transaction, server: Server) -> None:
 async def get(reader: Reader, server_id: str) -> Mapping | None:
     row = await reader.one(_GET, {"id": server_id})
     return Mapping(*row) if row else None
+
+
+async def outline(reader: Reader, server_id: str) -> Outline | None:
+    row = await reader.one(_OUTLINE, {"id": server_id})
+    return row[0] if row else None
+
+
+async def of_cells(reader: Reader, cells: Sequence[str], project_id: str | None, limit: int) -> list[Mapping]:
+    """Servers that live in these cells, newest first; those that are being deleted are left out."""
+    values: dict[str, Any] = {"cells": list(cells), "limit": limit}
+    if project_id is None:
+        return [Mapping(*row) for row in await reader.all(_OF_CELLS, values)]
+    return [Mapping(*row) for row in await reader.all(_OF_CELLS_AND_PROJECT, {**values, "project_id": project_id})]
+
+
+async def count(reader: Reader, cells: Sequence[str]) -> int:
+    row = await reader.one(_COUNT, {"cells": list(cells)})
+    return int(row[0]) if row else 0
 
 
 async def request(reader: Reader, server_id: str) -> Server | None:

@@ -98,7 +98,27 @@ async def supersede(tx: Transaction, server_id: str, now: int, task: str) -> int
     return await tx.run(_update(("task", "updated_at"), IF_ALIVE, new_verb=True), values)
 
 
-async def ids(reader: Reader, where: Sequence[Any], order: Sequence[Any], limit: int | None) -> list[tuple[str, int, str | None]]:
-    """(id, revision, host) of the servers that a list shows."""
-    query = sa.select(t.c.id, t.c.revision, t.c.host).where(*where).order_by(*order)
-    return [(row[0], row[1], row[2]) for row in await reader.all(query.limit(limit) if limit is not None else query)]
+async def ids(
+    reader: Reader, where: Sequence[Any], order: Sequence[Any], limit: int | None, keys: Sequence[Any] = ()
+) -> list[tuple[Any, ...]]:
+    """(id, revision, host, and `keys`) of the servers that a list shows."""
+    query = sa.select(t.c.id, t.c.revision, t.c.host, *keys).where(*where).order_by(*order)
+    return [tuple(row) for row in await reader.all(query.limit(limit) if limit is not None else query)]
+
+
+def ordering(order: Sequence[tuple[Any, bool]]) -> list[Any]:
+    """ORDER BY of (column, descending) pairs. NULL comes before every value, on each database."""
+    out: list[Any] = []
+    for column, descending in order:
+        parts = [column.is_not(None), column] if column.nullable else [column]
+        out += [part.desc() if descending else part.asc() for part in parts]
+    return out
+
+
+def merged(pages: Sequence[Sequence[tuple[Any, ...]]], directions: Sequence[bool], first: int) -> list[tuple[Any, ...]]:
+    """Rows of several databases in one order: that of their columns from `first` on, each descending or not. The databases compare texts
+    by code points, as Python does."""
+    rows = [row for page in pages for row in page]
+    for at, descending in reversed(list(enumerate(directions, first))):
+        rows.sort(key=lambda row: (row[at] is not None, row[at] if row[at] is not None else 0), reverse=descending)
+    return rows
