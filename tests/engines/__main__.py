@@ -1,6 +1,7 @@
 """python -m tests.engines postgresql|mariadb COMMAND …: run a command with a server of its own, named in KILONOVA_TEST_DATABASE."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ ENGINES: dict[str, type[PostgreSQL] | type[MariaDB]] = {"postgresql": PostgreSQL
 
 
 def main(arguments: list[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the server is ended
     server = ENGINES[arguments[0]]()
     try:
         server.start()
