@@ -103,7 +103,7 @@ def _nobody_adopts(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_silent_host_is_believed_dead(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(create, "_destroyed", nothing)
+    patch.setattr(create, "_left" if hasattr(create, "_left") else "_destroyed", nothing)
 
 
 def _stop_is_forgotten(patch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,7 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
             return
         except Error as error:
             c.log.warning("build failed on host", server=server.id, host=host.host, error=error)
+            await _still_ours(c, op)
             tried[host.host] = error.message
             last = BuildFailed(server=server.id, host=host.host, why=error.message, unreachable=isinstance(error, Unreachable))
     assert last is not None and cell is not None
@@ -219,6 +220,13 @@ async def _build_on(
             raise
         undo.keep()
     await _settle(c, op, placed, cell, done.power_state)
+
+
+async def _still_ours(c: ComputeService, op: Operation) -> None:
+    """Before another host is tried, or the server is given up: a runner that was overtaken must not, whatever the clocks say. Raises
+    LostLease."""
+    if not await c.api_ops.held(op):
+        raise LostLease(operation=op.id)
 
 
 async def _wired(c: ComputeService, op: Operation, args: CreateArgs, server: Server, host: Host, *, first: bool) -> Server:
@@ -353,6 +361,7 @@ async def _fail(
     c: ComputeService, op: Operation, server: Server, cell: Cell, error: Error, scheduling: Scheduling, *, gone: bool = True
 ) -> None:
     """ERROR with the reason. gone: what the attempts held has been undone."""
+    await _still_ours(c, op)
 
     async def body(tx: Transaction) -> None:
         now = c.runtime.now_us()
