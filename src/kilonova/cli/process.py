@@ -1,17 +1,10 @@
 """The process that a cloud runs in: from its settled choices to ready APIs, then waiting for a signal, then the end in order."""
 
 import asyncio
-import contextlib
-import ctypes
-import gc
 import os
-import signal
-import sqlite3
 import ssl
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
 
 import msgspec
 import uvloop
@@ -20,30 +13,17 @@ from kilonova import __version__
 from kilonova.app import Cloud
 from kilonova.cli import credentials, forget, tls
 from kilonova.cli.checks.machine import kvm_verdict
-from kilonova.cli.failure import Failure, plain
+from kilonova.cli.failure import Failure
+from kilonova.cli.lifetime import Lifetime, Tell
 from kilonova.cli.settle import Settled, driver_for, kilonova_conf
 from kilonova.cli.state import StateDir
 from kilonova.compute.drivers.fake.journal import GuestJournal
-from kilonova.core import config, errors
-from kilonova.core.config import ConfigError
-from kilonova.core.db import Lost
-from kilonova.core.log import Log, Sink
-from kilonova.core.plugins import UnknownPlugin
-from kilonova.core.runtime import Runtime
-from kilonova.core.server import HttpServer, PortTaken, bind
-from kilonova.core.tasks import Tasks
+from kilonova.core import config
+from kilonova.core.server import HttpServer, bind
 from kilonova.hypervisor import Machines
 from kilonova.identity.config import OPTIONS as IDENTITY_OPTIONS
-from kilonova.plan import PORTS, Plan
+from kilonova.plan import CONDUCTOR, HYPERVISOR, PORTS, ROLES, Plan
 
-Tell = Callable[[str], None]
-"""Shows a line to whoever started the cloud."""
-
-LOG_BYTES = 32 << 20
-LOGS_KEPT = 3
-FLUSH_S = 1.0
-IDLE_CHECK_S = 15.0
-IDLE_CPU = 0.05
 READY_S = 60.0
 NEEDS_DRIVER = ("compute", "network")
 
@@ -57,10 +37,18 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def services_of(settled: Settled) -> tuple[str, ...]:
-    """In the order they start; identity is always among them. Raises Failure."""
-    unknown = [name for name in settled.services if name not in PORTS]
+    """In the order they start; identity is always among those of a cloud that is one process. Raises Failure."""
+    known = ROLES if settled.broker else tuple(PORTS)
+    unknown = [name for name in settled.services if name not in known]
+    if unknown and unknown[0] in ROLES:
+        raise Failure(
+            f"The role {unknown[0]} is for clouds of several processes.",
+            "Name the broker ([DEFAULT] transport_url) and the database ([database] connection) in the configuration file.",
+        )
     if unknown:
-        raise Failure(f"There is no service {unknown[0]}.", f"There are {', '.join(PORTS)}.", code=2)
+        raise Failure(f"There is no service {unknown[0]}.", f"There are {', '.join(known)}.", code=2)
+    if settled.broker:
+        return tuple(name for name in PORTS if name in settled.services)
     wanted = {"identity", *settled.services} if settled.services else set(PORTS)
     return tuple(name for name in PORTS if name in wanted)
 
@@ -70,14 +58,13 @@ def other_keystone(files: Sequence[str]) -> bool:
     return bool(files) and bool(config.build([IDENTITY_OPTIONS], files)["keystone_authtoken"].auth_url)
 
 
-class Process:
+class Process(Lifetime):
     def __init__(self, settled: Settled, state: StateDir, tell: Tell) -> None:
-        self.settled = settled
-        self.state = state
-        self.tell = tell
+        super().__init__(settled, state, tell)
         self.services = services_of(settled)
         self.driver = "fake"
-        if any(name in NEEDS_DRIVER for name in self.services):
+        self.runs_guests = HYPERVISOR in settled.services if settled.broker else any(name in NEEDS_DRIVER for name in self.services)
+        if self.runs_guests:
             self.driver = driver_for(settled.driver, state.mark)
             hosts = settled.hosts or state.mark.hosts
             if hosts > 1 and self.driver != "fake":
@@ -104,10 +91,12 @@ class Process:
             region=settled.region,
             config_files=settled.config,
             scheme=scheme,
+            conducts=CONDUCTOR in settled.services or not settled.broker,
+            runs_guests=self.runs_guests,
+            node=settled.node,
+            my_ip=settled.my_ip,
         )
         self.servers: dict[str, HttpServer] = {}
-        self.ended = asyncio.Event()
-        self._signals = 0
 
     def _tls(self) -> tuple[str, str] | None:
         settled = self.settled
@@ -121,23 +110,14 @@ class Process:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Until SIGTERM or SIGINT. Raises Failure when the cloud does not come up; then nothing is left running."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._stop)
-        runtime = Runtime()
-        self.log_stream = self._open_log()
-        self.sink = Sink(self.log_stream, "debug" if self.settled.debug else "info", runtime.now_us)
-        self.log = Log("kilonova", self.sink)
-        self.tasks = Tasks(runtime, self.log)
+        runtime = self.begin()
         cloud: Cloud | None = None
         try:
             try:
                 cloud = Cloud(self.plan, runtime, self.sink, machines=self._machines())
                 await self._start(cloud)
             except Exception as error:
-                failure = failure_of(error, self.state)
-                self.log.error("the cloud did not start", reason=failure.message, **({} if failure.expected else {"error": error}))
-                raise failure from error
+                raise self.failed(error) from error
             ready()
             self._settle_down()
             await self.ended.wait()
@@ -146,15 +126,7 @@ class Process:
 
     def _machines(self) -> Machines | None:
         """Fake guests outlive this process, as real ones do."""
-        compute = self.driver == "fake" and "compute" in self.services
-        return Machines(GuestJournal(self.state.path / "instances" / "fake-guests.jsonl")) if compute else None
-
-    def _stop(self) -> None:
-        """The first signal ends in order; the third ends at once."""
-        self._signals += 1
-        self.ended.set()
-        if self._signals >= 3:
-            os._exit(1)
+        return fake_machines(self.state) if self.driver == "fake" and self.runs_guests else None
 
     async def _start(self, cloud: Cloud) -> None:
         loop = asyncio.get_running_loop()
@@ -171,22 +143,6 @@ class Process:
             took_s = cloud.took_s.get(name, 0.0) + loop.time() - started
             self.tell(f"  {name:<10} {self.plan.url(name):<30} {took_s:6.2f} s")
         self.log.info("the cloud is up", version=__version__, services=list(self.servers), pid=os.getpid())
-
-    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for a step of the start; a signal ends it."""
-        step = asyncio.ensure_future(work)
-        stop = asyncio.ensure_future(self.ended.wait())
-        try:
-            await asyncio.wait({step, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not step.done():
-                raise Failure("The start was interrupted.", code=130)
-            step.result()
-        finally:
-            for task in (step, stop):
-                if not task.done():
-                    task.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await task
 
     async def _answers(self, name: str, port: int) -> None:
         """Until GET /healthz is answered well. Raises Failure."""
@@ -220,37 +176,6 @@ class Process:
         ports = {name: Serving(url=plan.url(name), host=plan.host, port=server.port) for name, server in self.servers.items()}
         state.write("run/ports.json", msgspec.json.format(msgspec.json.encode(ports)).decode() + "\n")
 
-    def _settle_down(self) -> None:
-        """Nothing made so far is garbage; lines reach the disk within a second; memory goes back when there is nothing to do."""
-        gc.collect()
-        gc.freeze()
-        # Requests make many short-lived containers and few cycles: look for cycles less often (a tenth of the CPU of a boot).
-        gc.set_threshold(25_000, 20, 50)
-        gc.enable()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-        used_s, done = time.process_time(), False
-
-        async def flush() -> None:
-            self.sink.flush()
-            if self.log_stream.tell() > LOG_BYTES:
-                self._rotate()
-
-        async def trim_when_idle() -> None:
-            nonlocal used_s, done
-            now_s = time.process_time()
-            busy, used_s = now_s - used_s > IDLE_CPU * IDLE_CHECK_S, now_s
-            if busy:
-                done = False
-            elif not done and trim is not None:
-                gc.collect()
-                trim(0)
-                done = True
-
-        self.tasks.every("flush the log", FLUSH_S, flush)
-        self.tasks.every("give memory back", IDLE_CHECK_S, trim_when_idle)
-
     async def _end(self, cloud: Cloud | None) -> None:
         """A failing step is logged and does not keep the next from being done."""
         steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [("http", self._stop_serving)]
@@ -262,9 +187,7 @@ class Process:
                 await step()
             except Exception as error:
                 self.log.error("stopping failed", step=name, error=error)
-        self.log.info("the cloud has ended")
-        self.sink.flush()
-        self.log_stream.close()
+        self.close_log()
 
     async def _stop_serving(self) -> None:
         """All at once, since each lets its requests end."""
@@ -273,46 +196,9 @@ class Process:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    # ---- the log
 
-    def _open_log(self) -> TextIO:
-        path = self.state.log_file
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        return os.fdopen(descriptor, "a", buffering=1 << 16, encoding="utf-8")
-
-    def _rotate(self) -> None:
-        path = self.state.log_file
-        self.log_stream.close()
-        for number in range(LOGS_KEPT - 1, 0, -1):
-            older = path.with_name(f"{path.name}.{number}")
-            if older.exists():
-                older.replace(path.with_name(f"{path.name}.{number + 1}"))
-        path.replace(path.with_name(f"{path.name}.1"))
-        self.log_stream = self.sink.stream = self._open_log()
-
-
-def failure_of(error: Exception, state: StateDir) -> Failure:
-    """What went wrong at the start, as a sentence."""
-    if isinstance(error, Failure):
-        return error
-    if isinstance(error, (PortTaken, ConfigError, UnknownPlugin)):
-        return Failure(plain(str(error)))
-    if isinstance(error, errors.Error) and not isinstance(error, Lost):
-        return Failure(error.message, error.advice)
-    if isinstance(error, Lost) and "://" in str(error):
-        return Failure(f"The database cannot be used: {error}.", "Is its server running? [database] connection names it.")
-    if isinstance(error, (sqlite3.DatabaseError, Lost)):
-        return Failure(
-            f"The database {state.database} cannot be used: {error}.",
-            "`kilonova doctor` checks it; restore it from a backup, or choose another directory with --state.",
-        )
-    if isinstance(error, OSError) and error.strerror:
-        return Failure(f"{error.filename or 'The cloud'}: {error.strerror}.", f"The log is {state.log_file}.")
-    return Failure(
-        f"The cloud did not start because of a mistake in the program ({type(error).__name__}: {error}).",
-        f"The trace is in {state.log_file}.",
-        expected=False,
-    )
+def fake_machines(state: StateDir) -> Machines:
+    return Machines(GuestJournal(state.path / "instances" / "fake-guests.jsonl"))
 
 
 def run_cloud(settled: Settled, state: StateDir, tell: Tell, ready: Callable[[Sequence[str], Mapping[str, str]], None]) -> None:

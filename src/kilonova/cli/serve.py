@@ -1,4 +1,4 @@
-"""kilonova serve: chosen services in the foreground, as units of an init system run them."""
+"""kilonova serve: chosen roles in the foreground, as units of an init system run them."""
 
 import os
 import sys
@@ -16,9 +16,11 @@ from kilonova.cli.up import MALLOC, Show, foreground
 @click.option("--config", "config_files", multiple=True, required=True, metavar="FILE", help="Configuration file; a later one wins.")
 @click.option("--state", metavar="DIR", help="State directory.  [default: [DEFAULT] state_path]")
 def command(roles: tuple[str, ...], config_files: tuple[str, ...], state: str | None) -> None:
-    """Run the named services (identity, image, …) in this process, as the files say.
+    """Run the named roles in this process, as the files say.
 
-    So far all roles of a cloud share one process and its built-in database; several processes come with PostgreSQL and RabbitMQ.
+    Roles are the services (identity, image, placement, compute, network, metadata), conductor and hypervisor. With [DEFAULT] transport_url
+    and [database] connection any number of processes, on any machines, make up one cloud; `kilonova db sync` makes its tables first.
+    Without them the named services run in this one process.
     """
     if not all(name in os.environ for name in MALLOC):
         os.execve(sys.executable, [sys.executable, "-P", "-m", "kilonova", *sys.argv[1:]], {**MALLOC, **os.environ})

@@ -21,12 +21,15 @@ from kilonova.core.config import Options
 from kilonova.core.db.config import DATABASE_OPTIONS
 from kilonova.core.db.url import BadUrl
 from kilonova.core.db.url import parse as parse_url
+from kilonova.plan import HYPERVISOR, LOCAL
 
 OPTIONS: Options = {
     "DEFAULT": [
         cfg.StrOpt("state_path", default="", help="The state directory; empty: as --state chooses it."),
         cfg.StrOpt("bind_host", default="127.0.0.1", help="Address that every API listens on."),
         cfg.StrOpt("compute_driver", default="", help="Hypervisor driver: libvirt or fake; empty: libvirt where it can run."),
+        cfg.StrOpt("host", default="", help="This machine's name in the cloud. Empty: the system's, in clouds of several processes."),
+        cfg.StrOpt("my_ip", default="", help="Address at which other hosts reach this one's tunnels."),
         cfg.BoolOpt("debug", default=False, help="Whether the log tells details."),
     ],
     **DATABASE_OPTIONS,
@@ -63,6 +66,10 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool
     region: str
     debug: bool
+    broker: bool = False
+    """Several processes make up the cloud."""
+    node: str = LOCAL
+    my_ip: str = ""
 
 
 def readable(files: Sequence[str]) -> tuple[str, ...]:
@@ -91,6 +98,11 @@ def settle(choices: Choices) -> Settled:
             parse_url(conf.database.connection)
         except BadUrl as error:
             raise Failure(f"[database] connection: {error}.", "Correct the file.") from None
+    broker = transport_url(files)
+    if broker and not conf.database.connection and set(choices.services or ()) != {HYPERVISOR}:
+        raise Failure(
+            "[DEFAULT] transport_url is for clouds of several processes, and they share a database.", "Set [database] connection."
+        )
     bind = str(pick(choices.bind, "DEFAULT", "bind_host"))
     try:
         ipaddress.ip_address(bind)
@@ -110,7 +122,17 @@ def settle(choices: Choices) -> Settled:
         insecure=choices.insecure or bool(conf.cloud.insecure),
         region=conf.cloud.region,
         debug=bool(conf.debug),
+        broker=broker,
+        node=conf.host or (socket.gethostname() if broker else LOCAL),
+        my_ip=conf.my_ip,
     )
+
+
+def transport_url(files: Sequence[str]) -> bool:
+    """Whether the files name a broker."""
+    from kilonova.core.bus.config import OPTIONS as BUS_OPTIONS
+
+    return bool(config.build([{"DEFAULT": BUS_OPTIONS["DEFAULT"]}], files).transport_url) if files else False
 
 
 def public_host(bind: str) -> str:

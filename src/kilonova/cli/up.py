@@ -20,6 +20,7 @@ from kilonova.cli.failure import Failure
 from kilonova.cli.output import show_line
 from kilonova.cli.state import StateDir, default_path, prepare, prepare_ephemeral
 
+HYPERVISOR = "hypervisor"
 MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
 """glibc reads them when a process begins. They keep the process about 30 MiB smaller."""
 
@@ -126,9 +127,11 @@ def foreground(choices: Choices, show: Show, *, silence: bool = False) -> None:
         state.register()
         if silence:
             _redirect(state)
-        from kilonova.cli.process import run_cloud
-
-        run_cloud(settled, state, show.line, lambda warnings, urls: show.ready(state, warnings, urls))
+        if settled.broker and set(settled.services) == {HYPERVISOR}:
+            from kilonova.cli.hypervisor import run_hypervisor as run
+        else:
+            from kilonova.cli.process import run_cloud as run
+        run(settled, state, show.line, lambda warnings, urls: show.ready(state, warnings, urls))
     finally:
         if state.mark.ephemeral and state.path.exists():
             forget.forget(state)
