@@ -86,7 +86,7 @@ class ComputeAgent:
     async def _introduced(self) -> bool:
         try:
             await self.report()
-        except Error as error:
+        except (Error, DriverError) as error:
             self.log.warning("report not taken", host=self.host, error=error)
             return False
         return True
@@ -138,7 +138,10 @@ class ComputeAgent:
         async with self._turns.setdefault(server_id, asyncio.Lock()):
             if self._seen.get(server_id) == seen:
                 self.log.warning("guest belongs to no server; removing it", server=server_id, host=self.host)
-                await self.driver.destroy(server_id)
+                try:
+                    await self.driver.destroy(server_id)
+                except DriverError as error:
+                    self.log.error("guest of nobody was not removed; it is tried again", server=server_id, host=self.host, error=error)
 
     async def stop(self) -> None:
         """Guests live on."""
