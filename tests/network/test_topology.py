@@ -325,3 +325,24 @@ def test_a_host_that_missed_too_much_is_synchronised(run: Run, monkeypatch: pyte
         assert len(two.state.remote_ports) == 1
 
     run(story)
+
+
+def test_a_host_that_leaves_a_network_and_comes_back_at_once_forgets_who_has_gone(run: Run) -> None:
+    async def story(w: World) -> None:
+        one, _ = await w.host("h1"), await w.host("h2")
+        user, ctx = w.client(), w.ctx()
+        net = await user.network()
+        await w.service.allocate(ctx, allocate("s1", "h1", net["id"]))
+        await w.service.allocate(ctx, allocate("s2", "h2", net["id"]))
+        await w.settle()
+        assert len(one.state.remote_ports) == 1
+        w.service.dispatcher._sending["h1"] = None  # as if a command took long
+        await w.service.release(ctx, "s1")
+        await w.service.release(ctx, "s2")
+        await w.service.allocate(ctx, allocate("s3", "h1", net["id"]))
+        del w.service.dispatcher._sending["h1"]
+        w.service.dispatcher.kick()
+        await agree(w)
+        assert one.state.remote_ports == ()
+
+    run(story)

@@ -265,7 +265,7 @@ class Topology:
         marks = self._mark(host)
         marks.networks[network_id] = None
         self._peers_changed(network_id)
-        marks.read[network_id] = -1
+        marks.read.setdefault(network_id, -1)  # it may come back before the host was told that it had gone
 
     def _leave(self, network_id: str, host: str) -> None:
         places = self._places[network_id]
@@ -276,7 +276,8 @@ class Topology:
         del self._networks_at[host][network_id]
         marks = self._mark(host)
         marks.networks[network_id] = None
-        marks.read.pop(network_id, None)
+        if network_id not in marks.told_networks:
+            marks.read.pop(network_id, None)
         marks.peers = True
         self._peers_changed(network_id)
         if not places:
@@ -678,6 +679,9 @@ class Topology:
             for key, group in groups.items()
             if key not in carried_groups and marks.told_groups.get(key) is not group
         ]
+        gone_networks = [key for key in marks.told_networks if key not in networks]
+        for key in gone_networks:
+            marks.read.pop(key, None)
         remotes, gone_remotes, lost = self._remote_news(host, marks)
         if lost:
             return Order((), resync=True)
@@ -692,7 +696,7 @@ class Topology:
             far.append(rpc.PutRemotePorts(remote_ports=remotes))
         if gone_remotes:
             far.append(rpc.DeleteRemotePorts(keys=gone_remotes))
-        last: list[rpc.Command] = [rpc.DeleteNetwork(network_id=key) for key in marks.told_networks if key not in networks]
+        last: list[rpc.Command] = [rpc.DeleteNetwork(network_id=key) for key in gone_networks]
         last += [rpc.DeleteGroup(group_id=key) for key in marks.told_groups if key not in groups]
 
         marks.told_ports = dict(local) if marks.plugs else marks.told_ports
