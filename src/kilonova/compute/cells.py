@@ -31,6 +31,7 @@ from kilonova.core.tasks import Tasks
 T = TypeVar("T")
 REMEMBERED = 50_000
 REFRESH_S = 30.0
+AWAY = "Its database does not answer."
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -55,6 +56,7 @@ class Cell:
         """Made by the cloud itself, in the database of the api side."""
         self._ops = ops
         self.tasks: list[asyncio.Task[Any]] = []
+        self.suspected = False
 
     @property
     def uuid(self) -> str:
@@ -261,7 +263,7 @@ class Cells:
                 if not why:
                     await db.transact(lambda tx: cell_mappings.claim(tx, cell.uuid, self.runtime.now_us()))
         except Exception as error:
-            why = "Its database does not answer."
+            why = AWAY
             self.log.warning("cell does not answer", cell=cell.title, error=error)
         if why:
             cell.why = why
@@ -332,13 +334,30 @@ class Cells:
                 return await read(db)
         except Exception as error:
             self._told(cell, "server", error)
-            raise CellSilent(cell=cell.uuid, why="Its database does not answer.") from None
+            raise CellSilent(cell=cell.uuid, why=AWAY) from None
 
     def _told(self, cell: Cell, what: str, error: Exception) -> None:
         """Whatever a database raises is its silence; what the reader says of the request is raised again."""
         if isinstance(error, Error) and not isinstance(error, Unavailable):
             raise error
         self.log.warning("cell does not answer", cell=cell.title, asked_for=what, error=error)
+        if not cell.own and not cell.suspected:
+            cell.suspected = True
+            self.tasks.start(f"whether {cell.title} answers at all", self._probe(cell))
+
+    async def _probe(self, cell: Cell) -> None:
+        """A question may just have been a hard one. A cell that leaves an easy one unanswered, too, is asked no more until `refresh` has
+        had an answer: else each request would wait for it anew."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await cell_mappings.whose(cell.db)
+        except Exception as error:
+            if not cell.why:
+                self.log.error("cell is left out until it answers", cell=cell.title, error=error)
+                cell.why = AWAY
+                self._sort()
+        finally:
+            cell.suspected = False
 
     async def gather(self, what: str, read: Callable[[Cell], Coroutine[Any, Any, T]]) -> Answers[T]:
         """Read in every database at the same time."""

@@ -137,9 +137,9 @@ class ComputeService:
 
     async def _take_up(self, told: rpc.OperationReady) -> None:
         """Whose database it is in is found by asking: a cell's operations are few."""
-        for operations in (self.api_ops, *(cell.ops for cell in self.cells.faces if not cell.why)):
-            if await operations.take_up(told.operation):
-                return
+        if await self.api_ops.take_up(told.operation):
+            return
+        await self.cells.gather("an operation", lambda cell: cell.ops.take_up(told.operation))
 
     async def recover(self) -> int:
         """Take over operations whose runner died. Called once the hosts have reported, and every now and then."""
@@ -165,10 +165,10 @@ class ComputeService:
             await self._introduce_daemons(cell.db)
         if cell.bus is not None:
             self._listen(cell, cell.bus)
-        if not cell.own:
+        if not cell.own and not cell.tasks:
             cell.tasks.append(self.tasks.every(f"operation leases of {cell.title}", RENEW_S, cell.ops.renew))
             cell.tasks.append(self.tasks.every(f"operations of {cell.title} that nobody runs", RENEW_S, cell.ops.adopt, at_once=True))
-            self.hosts.stale()
+        self.hosts.stale()
 
     def _listen(self, cell: Cell, bus: Bus) -> None:
         async def host_reported(told: rpc.HostReport) -> rpc.HostAccepted:
