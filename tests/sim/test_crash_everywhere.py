@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from kilonova.compute.drivers.fake import FakeHost
-from kilonova.compute.store import mappings
+from kilonova.compute.store import api_tables, cell_mappings, cell_tables, mappings, servers
 from kilonova.core.context import service_context
 from kilonova.core.log import Sink
 from kilonova.testing import simulation
@@ -23,11 +24,13 @@ BODY = {"server": {"name": "s1", "imageRef": IMAGE, "flavorRef": "1", "networks"
 
 
 class Remains:
-    """What outlives a process: the hypervisors, the network, the file; and what clients were told."""
+    """What outlives a process: the hypervisors, the network, the files; and what clients were told. cells: each with a database of its
+    own, so that the process may die between the commits of the api side and those of a cell."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cells: int = 0, hosts: int = 2) -> None:
         self.path = str(path)
-        self.machines = {"host-1": FakeHost(), "host-2": FakeHost()}
+        self.cells = cells
+        self.machines = {f"host-{i + 1}": FakeHost() for i in range(hosts)}
         self.network = FakeNetwork()
         self.images = FakeImages()
         self.images.put(OTHER)
@@ -36,11 +39,14 @@ class Remains:
 
     def bury(self) -> None:
         assert self.last is not None
-        self.last.db.abandon()
+        for db in (self.last.db, *self.last.cell_dbs.values()):
+            db.abandon()
 
     def world(self, runtime: SimRuntime) -> ComputeWorld:
         sink = Sink(io.StringIO(), level="error")
-        self.last = ComputeWorld(runtime, sink, self.path, machines=self.machines, network=self.network, images=self.images)
+        self.last = ComputeWorld(
+            runtime, sink, self.path, machines=self.machines, network=self.network, images=self.images, cells=self.cells
+        )
         return self.last
 
 
@@ -80,16 +86,16 @@ async def next_life(r: Remains, runtime: SimRuntime) -> None:
             break
         await runtime.sleep(0.01)
     assert not await open_operations(w), "an operation was not finished"
-    servers = {s["id"]: s for s in (await w.client().get("/v2.1/servers/detail")).json["servers"]}
+    shown = {s["id"]: s for s in (await w.client().get("/v2.1/servers/detail")).json["servers"]}
     for server_id, told in r.told.items():
         if told == "deleted":
-            assert server_id not in servers, "an accepted delete was forgotten"
+            assert server_id not in shown, "an accepted delete was forgotten"
         elif told == "created":
-            assert server_id in servers, "an accepted create was forgotten"
+            assert server_id in shown, "an accepted create was forgotten"
     allocations = {a.consumer_id: a.provider_id for a in await w.placement.allocations(service_context("test"))}
     guests = {guest: host for host, machine in r.machines.items() for guest in machine.guests}
     admin = {s["id"]: s for s in (await w.client("admin:p1").get("/v2.1/servers/detail")).json["servers"]}
-    for server_id, server in servers.items():
+    for server_id, server in shown.items():
         assert server["OS-EXT-STS:task_state"] is None, server
         if server["status"] == "ERROR":
             continue
@@ -100,28 +106,50 @@ async def next_life(r: Remains, runtime: SimRuntime) -> None:
     assert guests == {}, "a guest leaked"
     assert allocations == {}, "an allocation leaked"
     assert r.network.ports == {}, "a port leaked"
-    assert (await mappings.usage(w.db, "p1"))["instances"] == len(servers), "quota is off"
+    assert (await mappings.usage(w.db, "p1"))["instances"] == len(shown), "quota is off"
+    if w.cell_dbs:
+        await rows_and_mappings_agree(w)
     await w.stop()
 
 
+async def rows_and_mappings_agree(w: ComputeWorld) -> None:
+    """A server that is alive is in the cell that its mapping names, and in no other; there is no mapping without it."""
+    named = {}
+    for cell in await cell_mappings.every(w.db):
+        for mapping in await mappings.of_cells(w.db, [cell.uuid], None, 100):
+            named[mapping.server_id] = cell.name
+    found = []
+    for name, db in w.cell_dbs.items():
+        found += [(row[0], name) for row in await servers.ids(db, [cell_tables.servers.c.deleted == sa.false()], [], None)]
+    assert sorted(found) == sorted(named.items())
+
+
 async def open_operations(w: ComputeWorld) -> list[Any]:
-    import sqlalchemy as sa
-
-    from kilonova.compute.store import api_tables, cell_tables
-
     found: list[Any] = []
-    for table in (api_tables.operations, cell_tables.operations):
-        found += await w.db.all(sa.select(table.c.verb).order_by(table.c.id))
+    for db in (w.db, *w.cell_dbs.values()):
+        table = api_tables.operations if db is w.db else cell_tables.operations
+        found += await db.all(sa.select(table.c.verb).order_by(table.c.id))
+    if not w.cell_dbs:
+        found += await w.db.all(sa.select(cell_tables.operations.c.verb).order_by(cell_tables.operations.c.id))
     return found
 
 
+@pytest.mark.parametrize("cells", [0, 2], ids=["one database", "two cells"])
 @pytest.mark.parametrize("fail", [False, True], ids=["good path", "hosts fail"])
-def test_create_and_delete_survive_a_kill_at_every_point(tmp_path: Path, fail: bool) -> None:
-    traced = Remains(tmp_path / "traced.db")
+def test_create_and_delete_survive_a_kill_at_every_point(tmp_path: Path, fail: bool, cells: int) -> None:
+    killed_at_every_point(tmp_path, fail, cells, 2)
+
+
+def test_a_server_for_cell0_survives_a_kill_at_every_point(tmp_path: Path) -> None:
+    killed_at_every_point(tmp_path, True, 2, 0)
+
+
+def killed_at_every_point(tmp_path: Path, fail: bool, cells: int, hosts: int) -> None:
+    traced = Remains(tmp_path / "traced.db", cells, hosts)
     _, runtime = simulation.run(lambda rt: first_life(traced, rt, fail=fail), seed=1)
-    assert runtime.points > 30, "the trace is too short to mean anything"
+    assert runtime.points > (30 if hosts else 10), "the trace is too short to mean anything"
     for k in range(1, runtime.points + 1):
-        r = Remains(tmp_path / f"{k}.db")
+        r = Remains(tmp_path / f"{k}.db", cells, hosts)
         _, dead = simulation.run(lambda rt, r=r: first_life(r, rt, fail=fail), seed=1, kill_at=k)  # type: ignore[misc]
         assert dead.dead, f"point {k} was never reached"
         r.bury()
@@ -131,9 +159,10 @@ def test_create_and_delete_survive_a_kill_at_every_point(tmp_path: Path, fail: b
             raise AssertionError(f"killed at point {k} ({dead.events[-1]}): {error}") from error
 
 
-def test_a_second_kill_during_recovery_does_no_harm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cells", [0, 2], ids=["one database", "two cells"])
+def test_a_second_kill_during_recovery_does_no_harm(tmp_path: Path, cells: int) -> None:
     for k, again in ((12, 3), (20, 8), (28, 14), (36, 9)):
-        r = Remains(tmp_path / f"{k}-{again}.db")
+        r = Remains(tmp_path / f"{k}-{again}.db", cells)
         simulation.run(lambda rt, r=r: first_life(r, rt, fail=False), seed=3, kill_at=k)  # type: ignore[misc]
         r.bury()
         simulation.run(lambda rt, r=r: next_life(r, rt), seed=4, kill_at=again, start=50.0)  # type: ignore[misc]
