@@ -23,7 +23,7 @@ from kilonova.network.domain.journal import Applied, Follower, Lanes, sweep
 from kilonova.network.domain.journal import topology_of as topology_of
 from kilonova.network.domain.topology import Topology
 from kilonova.network.domain.work import Work
-from kilonova.network.errors import NotLeading, ServerGroupNotFound, ServerHasNoPorts
+from kilonova.network.errors import FlatNetworkInUse, NotLeading, ServerGroupNotFound, ServerHasNoPorts
 from kilonova.network.leadership import Leadership
 from kilonova.network.model import Agent, Host, Port
 from kilonova.network.store import changes, rows, statuses
@@ -237,8 +237,6 @@ class NetworkService:
         common: dict[str, Any] = {"project_id": project_id, "description": "", "availability_zone_hints": ()}
 
         async def body(w: Work) -> None:
-            if not self.exclusive and await rows.networks.where(w.tx, external=True):
-                return
             network = await networks.create(
                 w,
                 {
@@ -259,7 +257,11 @@ class NetworkService:
                 },
             )
 
-        await self.write(service_context("network"), body)
+        try:
+            await self.write(service_context("network"), body)
+        except FlatNetworkInUse:
+            if self.exclusive or not await rows.networks.where(self.db, external=True):
+                raise  # otherwise: another process was quicker
 
     # ---- writing
 
