@@ -6,8 +6,8 @@
         undo.keep()
 
 An `Exception` on the way out runs the stack, last first; each step may fail without stopping the others. Cancellation does not:
-a process that shuts down leaves its verbs to `recover`. Nor does anything run when `allowed` says no: what was done may be another
-runner's by now.
+a process that shuts down leaves its verbs to `recover`. Nor does anything run after LostLease, or when `allowed` says no: what was done may
+be another runner's by now, or whoever recovers the verb needs it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from kilonova.core.log import Log
+from kilonova.core.operations import LostLease
 
 
 class Undo:
@@ -33,7 +34,7 @@ class Undo:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None or not isinstance(error, Exception) or not self._steps:
+        if error is None or not isinstance(error, Exception) or isinstance(error, LostLease) or not self._steps:
             return
         if self._allowed is not None and not await self._may(self._allowed):
             return
