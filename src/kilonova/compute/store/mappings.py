@@ -187,12 +187,12 @@ async def take_quota(tx: Transaction, project_id: str, wanted: dict[str, int], l
         values["max_" + name] = limits[name]
     if await tx.run(_TAKE, values):
         return True
-    if await tx.one(_USAGE, {"id": project_id}) is not None:
-        return False
-    try:
-        await tx.run(_NEW_USAGE, {"project_id": project_id, "instances": 0, "cores": 0, "ram_mb": 0})
-    except Duplicate:
-        pass
+    if await tx.one(_USAGE, {"id": project_id}) is None:
+        try:
+            await tx.run(_NEW_USAGE, {"project_id": project_id, "instances": 0, "cores": 0, "ram_mb": 0})
+        except Duplicate:
+            pass
+    # Again in any case: the row may have come from another process between the two statements.
     return bool(await tx.run(_TAKE, values))
 
 

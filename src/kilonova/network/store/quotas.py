@@ -28,8 +28,8 @@ async def take(tx: Transaction, project_id: str, resource: str, count: int, defa
     values = {"project": project_id, "what": resource, "bound": default, "more": count}
     if await tx.run(_TAKE, values):
         return True
-    if await tx.one(_GET, values) is not None:
-        return False
+    if await tx.one(_GET, values) is not None:  # perhaps it has come only just now, from another process
+        return bool(await tx.run(_TAKE, values))
     if 0 <= default < count:
         return False
     await tx.run(_INSERT, {"project_id": project_id, "resource": resource, "used": count, "hard_limit": None})

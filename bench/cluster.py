@@ -1,0 +1,166 @@
+"""Boots in a cloud of several processes: 2 APIs, 2 conductors and one process of fake hypervisors over PostgreSQL (or MariaDB) and RabbitMQ.
+
+    bench/cluster.py [--boots N] [--abreast N] [--hosts N] [--database postgresql|mariadb] [--apis N] [--conductors N]
+
+Starts everything on loopback. Clients boot servers, each with a port, through the APIs in turn, and ask every 10 ms until ACTIVE; then
+they delete them. Prints servers a second, the time from POST to ACTIVE (median, 99th percentile), and CPU milliseconds that a boot costs
+each process; then what the idle hypervisors' process holds. The bar: ≥ 100 servers/s on 2 cores.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP))
+
+from tests.cluster.cluster import Api, Cluster, Process  # noqa: E402
+from tests.engines import rabbitmq  # noqa: E402
+from tests.engines.mariadb import MariaDB  # noqa: E402
+from tests.engines.postgresql import PostgreSQL  # noqa: E402
+
+APIS = ("identity", "image", "placement", "compute", "metadata")
+
+
+class Link:
+    """One kept-alive connection with requests one after the other, cheap enough to leave the cores to the cloud."""
+
+    def __init__(self, url: str, token: str) -> None:
+        parts = urlsplit(url)
+        self.host, self.port = parts.hostname or "", parts.port or 80
+        self.head = f"Host: {parts.netloc}\r\nX-Auth-Token: {token}\r\nOpenStack-API-Version: compute 2.90\r\n"
+        self.reader: asyncio.StreamReader | None = None
+
+    async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        if self.reader is None:
+            self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
+        kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+        self.writer.write(f"{method} {path} HTTP/1.1\r\n{self.head}{kind}\r\n".encode() + body)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        status = int(head[9:12])
+        length = 0
+        for line in head.split(b"\r\n"):
+            if line.lower().startswith(b"content-length:"):
+                length = int(line[15:])
+        return status, await self.reader.readexactly(length)
+
+
+async def boots(apis: list[Process], token: str, body: bytes, count: int, abreast: int) -> tuple[float, list[float], list[str]]:
+    """(seconds for all, seconds of each, ids)"""
+    left = count
+    took: list[float] = []
+    ids: list[str] = []
+
+    async def worker(number: int) -> None:
+        nonlocal left
+        link = Link(apis[number % len(apis)].url("compute"), token)
+        while left > 0:
+            left -= 1
+            began = time.perf_counter()
+            status, answer = await link.ask("POST", "/v2.1/servers", body)
+            assert status == 202, answer
+            server = json.loads(answer)["server"]["id"]
+            ids.append(server)
+            while True:
+                await asyncio.sleep(0.01)
+                status, answer = await link.ask("GET", f"/v2.1/servers/{server}")
+                if b'"ACTIVE"' in answer:
+                    break
+                assert b'"ERROR"' not in answer, answer
+            took.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(worker(i) for i in range(abreast)))
+    return time.perf_counter() - began, took, ids
+
+
+async def deletes(apis: list[Process], token: str, ids: list[str], abreast: int) -> float:
+    left = list(ids)
+    began = time.perf_counter()
+
+    async def worker(number: int) -> None:
+        link = Link(apis[number % len(apis)].url("compute"), token)
+        while left:
+            server = left.pop()
+            assert (await link.ask("DELETE", f"/v2.1/servers/{server}"))[0] == 204
+            while (await link.ask("GET", f"/v2.1/servers/{server}"))[0] != 404:
+                await asyncio.sleep(0.02)
+
+    await asyncio.gather(*(worker(i) for i in range(abreast)))
+    return time.perf_counter() - began
+
+
+def tree_cpu_s(pid: int) -> float:
+    """CPU of a process and its children (a database's workers), those that have ended too."""
+    total = 0.0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(path.parent.name) == pid or int(fields[1]) == pid:
+            total += sum(int(f) for f in fields[11:15 if int(path.parent.name) == pid else 13]) / 100
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--boots", type=int, default=1000)
+    parser.add_argument("--abreast", type=int, default=16)
+    parser.add_argument("--hosts", type=int, default=100)
+    parser.add_argument("--apis", type=int, default=2)
+    parser.add_argument("--conductors", type=int, default=2)
+    parser.add_argument("--database", choices=["postgresql", "mariadb"], default="postgresql")
+    parser.add_argument("--offset", type=int, default=15000)
+    given = parser.parse_args()
+    server: Any = (PostgreSQL(durable=True) if given.database == "postgresql" else MariaDB(durable=True)).start()
+    folder = Path(tempfile.mkdtemp(prefix="kilonova-cluster-"))
+    with rabbitmq.own(folder / "broker") as broker:
+        if given.database == "mariadb":
+            server.run_sql("CREATE DATABASE kilonova") if hasattr(server, "run_sql") else None
+        cluster = Cluster(folder, server.url(), broker.url)
+        try:
+            measure(given, cluster, server, broker)
+        finally:
+            cluster.stop()
+            server.stop()
+
+
+def measure(given: argparse.Namespace, cluster: Cluster, server: Any, broker: Any) -> None:
+    cluster.sync()
+    offset = given.offset
+    apis = [cluster.start(f"api{i}", (*APIS, "network") if i == 0 else APIS, offset=offset + 100 * i) for i in range(given.apis)]
+    conductors = [cluster.start(f"conductor{i}", ["conductor"], offset=offset) for i in range(given.conductors)]
+    hypervisors = cluster.start("hypervisors", ["hypervisor"], offset=offset, extra=f"hosts = {given.hosts}\n")
+    api = Api({service: apis[0].url(service) for service in ("identity", "image", "compute", "network")})
+    ids = api.prepare()
+    server_body = {"name": "b", "imageRef": ids["image"], "flavorRef": "nano", "networks": [{"uuid": ids["network"]}]}
+    body = json.dumps({"server": server_body}).encode()
+    asyncio.run(boots(apis, api.token, body, max(50, given.boots // 10), given.abreast))
+    ours = [*apis, *conductors, hypervisors]
+    before = {p.name: p.cpu_s() for p in ours}
+    others = {given.database: server.process.pid, "rabbitmq": broker.pids[0] if broker.pids else 0}
+    before_others = {name: tree_cpu_s(pid) for name, pid in others.items() if pid}
+    wall, took, made = asyncio.run(boots(apis, api.token, body, given.boots, given.abreast))
+    took.sort()
+    print(
+        f"{given.boots} boots, {given.abreast} abreast, {given.hosts} hosts, {given.database}: {given.boots / wall:.0f} servers/s, "
+        f"POST to ACTIVE {statistics.median(took) * 1e3:.0f} ms, p99 {took[int(len(took) * 0.99)] * 1e3:.0f} ms"
+    )
+    for process in ours:
+        cost_ms = (process.cpu_s() - before[process.name]) / given.boots * 1e3
+        print(f"  {process.name:<12} {cost_ms:6.2f} ms CPU a boot   {process.rss_mb():4.0f} MB")
+    for name, was in before_others.items():
+        print(f"  {name:<12} {(tree_cpu_s(others[name]) - was) / given.boots * 1e3:6.2f} ms CPU a boot")
+    print(f"  deletes: {len(made) / asyncio.run(deletes(apis, api.token, made, given.abreast)):.0f} servers/s")
+
+
+if __name__ == "__main__":
+    main()
