@@ -8,11 +8,13 @@ from typing import Any, Protocol
 import msgspec
 
 from kilonova.compute import config as compute_config
+from kilonova.compute.cell_opening import opener
 from kilonova.compute.edge import edge as compute_edge
 from kilonova.compute.ops.register import register as register_compute
 from kilonova.compute.policies import RULES as COMPUTE_RULES
 from kilonova.compute.rpc import ReadPiece, StoreImage
 from kilonova.compute.service import ComputeService
+from kilonova.compute.store import fitness
 from kilonova.compute.store.migrations.api import HISTORY as COMPUTE_API_TABLES
 from kilonova.compute.store.migrations.cell import HISTORY as COMPUTE_CELL_TABLES
 from kilonova.core import config as config_module
@@ -25,6 +27,7 @@ from kilonova.core.config import Settings
 from kilonova.core.context import service_context
 from kilonova.core.db import Database, SQLite, open_database, schema
 from kilonova.core.db.config import DATABASE_OPTIONS
+from kilonova.core.db.url import masked
 from kilonova.core.edge import Authenticate, Edge
 from kilonova.core.log import Log, Sink
 from kilonova.core.policy import POLICY_OPTIONS, Policy, Rule, overrides
@@ -137,6 +140,8 @@ class Cloud:
         if isinstance(database, str):
             database = SQLite(database, runtime, synchronous=synchronous) if database else self._database(synchronous)
         self.db: Database = database
+        self.api_db: Database = self._api_database()
+        """Of compute's api side."""
         self.embedded = not self.conf["transport_url"]
         """One process has everything: its database and its bus are its own."""
         self.bus: Bus = InProcessBus(runtime, self.log.child("bus")) if self.embedded else self._broker()
@@ -218,6 +223,13 @@ class Cloud:
         settings = self.settings(DATABASE_OPTIONS)["database"]
         return open_database(connection, self.runtime, self.log.child("database"), settings, synchronous=synchronous)
 
+    def _api_database(self) -> Database:
+        """The one that [api_database] connection names, when cells have databases of their own; else the one for all."""
+        connection = self.conf["api_database"]["connection"]
+        if not connection:
+            return self.db
+        return open_database(connection, self.runtime, self.log.child("api_database"), self.settings(DATABASE_OPTIONS)["database"])
+
     def _identity(self) -> IdentityService:
         settings = self.settings(identity_config.OPTIONS)
         service = IdentityService(db=self.db, runtime=self.runtime, log=self.log.child("identity"), settings=settings)
@@ -298,8 +310,17 @@ class Cloud:
         with self.timed("compute"):
             settings = self.settings(compute_config.OPTIONS)
             service = ComputeService(
-                api_db=self.db,
-                cell_db=self.db,
+                api_db=self.api_db,
+                cell_db=self.db if self.api_db is self.db else None,
+                open_cell=opener(
+                    runtime=self.runtime,
+                    log=self.log.child("cells"),
+                    api_db=self.api_db,
+                    bus=self.bus,
+                    database=self.settings(DATABASE_OPTIONS)["database"],
+                    messaging=self.settings(BUS_OPTIONS),
+                    node=self.plan.node,
+                ),
                 runtime=self.runtime,
                 log=self.log.child("compute"),
                 settings=settings,
@@ -378,11 +399,19 @@ class Cloud:
             "identity": self.identity, "image": self.image, "placement": self.placement, "network": self.network, "compute": self.compute,
         }  # fmt: skip
         wanted = [h for name, service in mine.items() if service is not None for h in HISTORIES[name]]
-        if not self.embedded:
-            await schema.check(self.db, wanted)
-            return
-        for told in await schema.sync(self.db, wanted):
-            self.log.info(f"database: {told}")
+        places = [(self.db, wanted)]
+        if self.api_db is not self.db:
+            places = [(self.db, [h for h in wanted if h not in HISTORIES["compute"]]), (self.api_db, [COMPUTE_API_TABLES])]
+            found = await fitness.look(self.api_db)
+            wrong = fitness.wrong_api(found, masked(self.conf["api_database"]["connection"]))
+            if wrong and not (self.embedded and found.empty):
+                raise config_module.ConfigError(wrong)
+        for db, histories in places:
+            if not self.embedded:
+                await schema.check(db, histories)
+                continue
+            for told in await schema.sync(db, histories):
+                self.log.info(f"database: {told}")
 
     async def start(self, passwords: Mapping[str, str]) -> None:
         """passwords: of the users that a new cloud gets (admin, demo). Later starts leave users alone."""
@@ -433,6 +462,8 @@ class Cloud:
         if self._service_token is not None:
             await self._service_token.close()
         await self.bus.stop()
+        if self.api_db is not self.db:
+            await self.api_db.stop()
         await self.db.stop()
         self.runtime.close()
 

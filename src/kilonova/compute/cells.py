@@ -35,10 +35,11 @@ AWAY = "Its database does not answer."
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """What a cell is made of. No bus: it has no hosts (cell0)."""
+    """What a cell is made of. No bus: it has no hosts (cell0). start: of a bus that has to be connected."""
 
     db: Database
     bus: Bus | None
+    start: Callable[[], Awaitable[None]] | None = None
 
 
 Opener = Callable[[CellMapping], Parts]
@@ -57,6 +58,7 @@ class Cell:
         self._ops = ops
         self.tasks: list[asyncio.Task[Any]] = []
         self.suspected = False
+        self.started = False
 
     @property
     def uuid(self) -> str:
@@ -272,6 +274,9 @@ class Cells:
             return
         cell.why = ""
         self._sort()
+        if cell.parts.start is not None and not cell.started:
+            cell.started = True
+            await cell.parts.start()
         await opened(cell)
 
     async def _close(self, cell: Cell) -> None:

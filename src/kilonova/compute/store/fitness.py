@@ -20,6 +20,10 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     cells: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
 
+    @property
+    def empty(self) -> bool:
+        return not (self.api or self.cell or self.foreign)
+
 
 async def look(db: Database) -> Look:
     names = set(await table_names(db))

@@ -1,0 +1,33 @@
+"""A cell's mapping becomes a database and a bus. Nothing is connected here; drivers are imported when a URL names them."""
+
+from collections.abc import Mapping
+
+from kilonova.compute.cells import Opener, Parts
+from kilonova.compute.store.cell_mappings import NO_BUS, CellMapping
+from kilonova.core.bus import Bus
+from kilonova.core.bus.config import rabbit_options
+from kilonova.core.config import Settings
+from kilonova.core.db import Database, open_database
+from kilonova.core.log import Log
+from kilonova.core.runtime import Runtime
+
+
+def opener(
+    *, runtime: Runtime, log: Log, api_db: Database, bus: Bus, database: Settings, messaging: Mapping[str, Settings], node: str
+) -> Opener:
+    """api_db, bus: of the control plane itself, for mappings that leave a URL empty or name the bus it is on. messaging: groups DEFAULT and
+    oslo_messaging_rabbit. node: this machine's name on a broker."""
+
+    def open_cell(mapping: CellMapping) -> Parts:
+        db = open_database(mapping.database_connection, runtime, log, database) if mapping.database_connection else api_db
+        url = mapping.transport_url
+        if url.startswith(NO_BUS.rstrip("/")):
+            return Parts(db, None)
+        if url in ("", messaging["DEFAULT"].transport_url):
+            return Parts(db, bus)
+        from kilonova.core.bus.rabbitmq import RabbitBus
+
+        made = RabbitBus(rabbit_options(messaging, url), runtime, log, name=node)
+        return Parts(db, made, lambda: made.start(0.0))
+
+    return open_cell
