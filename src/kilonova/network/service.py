@@ -189,14 +189,16 @@ class NetworkService:
         for host in found.gone:
             self.dispatcher.online.pop(host, None)
         self.dispatcher.kick()
-        if (found.homeless or found.misbound) and not self._housing and not self.tasks.closed:
+        if (found.homeless or found.misbound or found.orphans) and not self._housing and not self.tasks.closed:
             self._housing = True
-            self.tasks.start("network rows that were written before their host was known", self._house(found.misbound))
+            self.tasks.start("network rows that two processes wrote past each other", self._house(found))
 
-    async def _house(self, hosts: tuple[str, ...]) -> None:
+    async def _house(self, found: Applied) -> None:
         try:
+            for port_id in found.orphans:
+                await self.write(service_context("network"), lambda w, port_id=port_id: ports.remove_orphan(w, port_id))  # type: ignore[misc]
             now = self.runtime.now_us()
-            for host in hosts:
+            for host in found.misbound:
                 await self.db.transact(lambda tx, host=host: statuses.host_known(tx, host, now))  # type: ignore[misc]
             await self._house_routers()
         finally:
@@ -292,7 +294,7 @@ class NetworkService:
                 result = await self.db.transact(run)
             except (Stale, Duplicate):
                 continue
-            except Lost:
+            except (Lost, asyncio.CancelledError):  # who is cancelled while he waits for the commit does not hear of it
                 self._doubt()
                 raise
             finally:
@@ -303,7 +305,7 @@ class NetworkService:
         raise Conflict("The resource is being changed by too many requests at once; try again.")
 
     def _doubt(self) -> None:
-        """A commit was lost, and may have taken effect: the topology may lack what the rows say. (The journal would tell of it.)"""
+        """What became of a commit is not known: the topology may lack what the rows say. (The journal would tell of it.)"""
         if not self.exclusive:
             self.follower.wake()
         elif not self._doubtful and not self.tasks.closed:
