@@ -427,6 +427,30 @@ def test_a_network_that_goes_while_its_change_is_read(tmp_path: Path, monkeypatc
     play(tmp_path, story)
 
 
+def test_a_port_made_while_its_network_was_deleted_goes_too(tmp_path: Path) -> None:
+    async def story(c: Cloud) -> None:
+        lead, other = await two(c)
+        admin = other.client("admin:p1")
+        net = await admin.network()
+        await other.service.allocate(other.ctx(), allocate("s1", "h1", net["id"]))
+        await c.agree()
+
+        async def elsewhere(tx: Any) -> None:
+            """As a transaction does that looked for ports before this one was committed."""
+            await rows.networks.delete(tx, net["id"])
+            await changes.record(tx, 0, c.db.now_us(), [("Network", net["id"], "")])
+
+        await c.db.transact(elsewhere)
+        rounds = lead.service.follower.rounds
+        await c.runtime.sleep(2.0)
+        assert lead.service.follower.rounds - rounds < 20
+        assert await rows.ports.where(c.db, device_id="s1") == []
+        await c.settle()
+        assert c.drivers["h1"].state.ports == ()
+
+    play(tmp_path, story)
+
+
 def test_what_is_committed_while_everything_is_read_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(c: Cloud) -> None:
         lead, other = await two(c)

@@ -59,6 +59,8 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """Hosts that are known, and have ports which were bound before that was known."""
     gone: tuple[str, ...] = ()
     """Hosts that were forgotten."""
+    orphans: tuple[str, ...] = ()
+    """Ports whose network was deleted while they were made: each transaction found it in order when it looked."""
 
 
 class Lanes:
@@ -105,6 +107,8 @@ class Follower:
         self._known: dict[int, int] | None = None
         """lane -> the last number that has been applied; None: nothing is known."""
         self._postponed: dict[Change, None] = {}
+        self._again: dict[str, None] = {}
+        """Networks that were postponed in the round before."""
         self._awake = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -211,6 +215,7 @@ class Follower:
     def _apply(self, loaded: Loaded) -> None:
         """All at once: nobody sees half of it."""
         topology = self.topology
+        again, self._again = self._again, {}
         gone = tuple(host for host, (_, row) in loaded.get("Host", {}).items() if row is None)
         for kind in DROP_FIRST:
             for row_id, (_, row) in loaded.get(kind, {}).items():
@@ -227,15 +232,24 @@ class Follower:
             for row_id, (parent, row) in loaded.get(kind, {}).items():
                 if row is not None:
                     continue
-                if kind == "Network" and topology.in_use(row_id):
-                    self._postponed[kind, row_id, ""] = None  # what was on it has gone, too: the next round shows it
-                    self._awake.set()
+                if kind == "Network" and topology.in_use(row_id) and row_id not in again:
+                    self._postpone(row_id)
                 else:
                     _drop(topology, kind, row_id, parent)
         ports = [row for _, row in loaded.get("Port", {}).values() if row is not None]
         homeless = any(row is not None and not row.host for _, row in loaded.get("Router", {}).values())
+        orphans = tuple(port.id for port in ports if port.network_id not in topology.networks)
         misbound = dict.fromkeys(port.host for port in ports if port.vif_type == "binding_failed" and port.host in topology.vteps)
-        self._applied(Applied(homeless=homeless and bool(topology.vteps), misbound=tuple(misbound), gone=gone))
+        self._applied(Applied(homeless=homeless and bool(topology.vteps), misbound=tuple(misbound), gone=gone, orphans=orphans))
+
+    def _postpone(self, network_id: str) -> None:
+        """A network has gone, and so has what was on it: that is looked at first, in a round of its own."""
+        self._postponed["Network", network_id, ""] = None
+        for port in self.topology.ports.values():
+            if port.network_id == network_id:
+                self._postponed["Port", port.id, ""] = None
+        self._again[network_id] = None
+        self._awake.set()
 
 
 def _has(topology: Topology, kind: str, row_id: str, parent: str, row: Any) -> bool:

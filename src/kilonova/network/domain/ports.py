@@ -274,5 +274,12 @@ async def remove(w: Work, port: Port) -> None:
     w.removed(port)
 
 
+async def remove_orphan(w: Work, port_id: str) -> None:
+    """A port that was made while its network was deleted goes, too."""
+    port = await rows.ports.get(w.tx, port_id)
+    if port is not None and await rows.networks.get(w.tx, port.network_id) is None:
+        await remove(w, port)
+
+
 def first_v4(fixed_ips: Sequence[FixedIp]) -> FixedIp | None:
     return next((fixed for fixed in fixed_ips if ipam.version_of(fixed.ip_address) == 4), None)
