@@ -316,7 +316,6 @@ class Cloud:
                     runtime=self.runtime,
                     log=self.log.child("cells"),
                     api_db=self.api_db,
-                    bus=self.bus,
                     database=self.settings(DATABASE_OPTIONS)["database"],
                     messaging=self.settings(BUS_OPTIONS),
                     node=self.plan.node,

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from kilonova.compute.cells import Opener, Parts
 from kilonova.compute.store.cell_mappings import NO_BUS, CellMapping
-from kilonova.core.bus import Bus
 from kilonova.core.bus.config import rabbit_options
 from kilonova.core.config import Settings
 from kilonova.core.db import Database, open_database
@@ -12,19 +11,15 @@ from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
 
 
-def opener(
-    *, runtime: Runtime, log: Log, api_db: Database, bus: Bus, database: Settings, messaging: Mapping[str, Settings], node: str
-) -> Opener:
-    """api_db, bus: of the control plane itself, for mappings that leave a URL empty or name the bus it is on. messaging: groups DEFAULT and
-    oslo_messaging_rabbit. node: this machine's name on a broker."""
+def opener(*, runtime: Runtime, log: Log, api_db: Database, database: Settings, messaging: Mapping[str, Settings], node: str) -> Opener:
+    """api_db: for mappings that name no database. messaging: groups DEFAULT and oslo_messaging_rabbit, for the bus that the control plane
+    itself is on, and for how to be on another. node: this machine's name on a broker."""
 
     def open_cell(mapping: CellMapping) -> Parts:
         db = open_database(mapping.database_connection, runtime, log, database) if mapping.database_connection else api_db
         url = mapping.transport_url
-        if url.startswith(NO_BUS.rstrip("/")):
+        if url.startswith(NO_BUS) or url in ("", messaging["DEFAULT"].transport_url):
             return Parts(db, None)
-        if url in ("", messaging["DEFAULT"].transport_url):
-            return Parts(db, bus)
         from kilonova.core.bus.rabbitmq import RabbitBus
 
         made = RabbitBus(rabbit_options(messaging, url), runtime, log, name=node)

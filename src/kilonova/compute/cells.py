@@ -35,7 +35,7 @@ AWAY = "Its database does not answer."
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """What a cell is made of. No bus: it has no hosts (cell0). start: of a bus that has to be connected."""
+    """What a cell is made of. No bus: its hosts are on that of the control plane (cell0 has none). start: of a bus, to connect it."""
 
     db: Database
     bus: Bus | None
@@ -107,7 +107,6 @@ class Cells:
     def __init__(
         self,
         api_db: Database,
-        bus: Bus,
         runtime: Runtime,
         log: Log,
         tasks: Tasks,
@@ -119,7 +118,6 @@ class Cells:
     ) -> None:
         """cell_db: makes cell0 and cell1 in it, by itself. open_cell: for every other cell that the api side has mapped."""
         self.api_db = api_db
-        self.bus = bus
         self.runtime = runtime
         self.log = log
         self.tasks = tasks
@@ -133,8 +131,8 @@ class Cells:
         self._own = cell_db
         if cell_db is not None:
             ops = make_ops(cell_db)
-            for uuid, name, own_bus in ((CELL0, "cell0", None), (CELL1, "cell1", bus)):
-                self._by_uuid[uuid] = Cell(_own_mapping(uuid, name, 0), Parts(cell_db, own_bus), ops, own=True)
+            for uuid, name in ((CELL0, "cell0"), (CELL1, "cell1")):
+                self._by_uuid[uuid] = Cell(_own_mapping(uuid, name, 0), Parts(cell_db, None), ops, own=True)
         self._sort()
 
     # ---- which there are
@@ -284,8 +282,9 @@ class Cells:
             task.cancel()
         if cell.own or cell.parts is None or any(other is not cell and other.is_on(cell.parts.db) for other in self._by_uuid.values()):
             return
-        await cell.parts.db.stop()
-        if cell.parts.bus is not None and cell.parts.bus is not self.bus:
+        if not cell.is_on(self.api_db):
+            await cell.parts.db.stop()
+        if cell.parts.bus is not None:
             await cell.parts.bus.stop()
 
     async def stop(self) -> None:

@@ -98,7 +98,6 @@ class ComputeService:
 
         self.cells = Cells(
             api_db,
-            bus,
             runtime,
             log,
             self.tasks,
@@ -152,8 +151,8 @@ class ComputeService:
 
     async def stop(self) -> None:
         for cell in self.cells.every:
-            if cell.bus is not None:
-                cell.bus.silence(FACTS)
+            if cell.uuid != CELL0:
+                (cell.bus or self.bus).silence(FACTS)
         await self.tasks.stop()
         await self.cells.stop()
 
@@ -163,8 +162,8 @@ class ComputeService:
             return
         if cell.uuid == CELL0:
             await self._introduce_daemons(cell.db)
-        if cell.bus is not None:
-            self._listen(cell, cell.bus)
+        else:
+            self._listen(cell, cell.bus or self.bus)
         if not cell.own and not cell.tasks:
             cell.tasks.append(self.tasks.every(f"operation leases of {cell.title}", RENEW_S, cell.ops.renew))
             cell.tasks.append(self.tasks.every(f"operations of {cell.title} that nobody runs", RENEW_S, cell.ops.adopt, at_once=True))
