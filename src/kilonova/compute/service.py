@@ -119,10 +119,14 @@ class ComputeService:
         """Listen for facts, then finish what earlier lives began (after the agents are there: `recover`)."""
         if self.conducts:
             self.bus.serve(CONDUCTORS, {rpc.OperationReady: self._take_up})
+        own = [cell for cell in self.cells.every if cell.own and self.conducts]
+        for cell in own:
+            if cell.uuid != CELL0:
+                self._listen(cell, self.bus)
         await self.cells.refresh(self._cell_opened)
-        for cell in self.cells.every:
-            if cell.own:
-                await self._cell_opened(cell)
+        for cell in own:
+            if cell.uuid == CELL0:
+                await self._introduce_daemons(cell.db)
         self.tasks.every("cells", REFRESH_S if self.cells.only else RENEW_S, lambda: self.cells.refresh(self._cell_opened))
         if not self.conducts:
             return
@@ -157,14 +161,15 @@ class ComputeService:
         await self.cells.stop()
 
     async def _cell_opened(self, cell: Cell) -> None:
-        """Listen to its hosts, and keep its operations. One that cannot be reached makes no other wait: each has its own series."""
+        """Listen to the hosts of a cell that is none of our own, and keep its operations. One that cannot be reached makes no other wait:
+        each has its own series."""
         if not self.conducts:
             return
         if cell.uuid == CELL0:
             await self._introduce_daemons(cell.db)
         else:
             self._listen(cell, cell.bus or self.bus)
-        if not cell.own and not cell.tasks:
+        if not cell.tasks:
             cell.tasks.append(self.tasks.every(f"operation leases of {cell.title}", RENEW_S, cell.ops.renew))
             cell.tasks.append(self.tasks.every(f"operations of {cell.title} that nobody runs", RENEW_S, cell.ops.adopt, at_once=True))
         self.hosts.stale()
