@@ -23,6 +23,7 @@ from kilonova.core.binding import serve, stub
 from kilonova.core.bus import Bus, InProcessBus
 from kilonova.core.bus.config import OPTIONS as BUS_OPTIONS
 from kilonova.core.bus.config import rabbit_options
+from kilonova.core.bus.notifications import notifier
 from kilonova.core.config import Settings
 from kilonova.core.context import service_context
 from kilonova.core.db import Database, SQLite, open_database, schema
@@ -144,7 +145,9 @@ class Cloud:
         """Of compute's api side."""
         self.embedded = not self.conf["transport_url"]
         """One process has everything: its database and its bus are its own."""
-        self.bus: Bus = InProcessBus(runtime, self.log.child("bus")) if self.embedded else self._broker()
+        self.broker: Any = None if self.embedded else self._broker()
+        """The bus, where it is one over a broker (RabbitBus)."""
+        self.bus: Bus = self.broker or InProcessBus(runtime, self.log.child("bus"))
         self.tasks = Tasks(runtime, self.log)
         self.owner = runtime.uuid()
         self.edges: dict[str, Edge | MetadataApp] = {}
@@ -367,6 +370,16 @@ class Cloud:
         reach = Reach(self) if self.embedded else ReachOverBus(self.bus, self.runtime)
         return Hypervisors(plan, self.runtime, self.log, self.bus, settings, reach, machines=machines)
 
+    def _tell_others(self, compute: ComputeService) -> None:
+        """Notifications, and operations that have waited for the broker."""
+        compute.notifier = notifier(self.settings(BUS_OPTIONS), self.broker, self.runtime, self.log.child("notifications"))
+        if self.broker is not None and compute.conducts:
+            self.broker.when_back(lambda: self._look_for_operations(compute))
+
+    def _look_for_operations(self, compute: ComputeService) -> None:
+        """Whoever handed operations over while there was no broker could tell nobody."""
+        self.tasks.start("operations after an outage of the broker", compute.recover())
+
     def _serve(self) -> None:
         """What other processes ask of the services of this one."""
         services = self.plan.services
@@ -416,7 +429,7 @@ class Cloud:
         """passwords: of the users that a new cloud gets (admin, demo). Later starts leave users alone."""
         await self.create_tables()
         if not self.embedded:
-            await self.bus.start(BROKER_WAIT_S)  # type: ignore[attr-defined]
+            await self.broker.start(BROKER_WAIT_S)
         entries = [ServiceEntry(*CATALOG[name][:3], self.plan.url(name) + CATALOG[name][3]) for name in self.edges if name in CATALOG]
         with self.timed("identity"):
             if "identity" in self.edges and self.identity is not None:
@@ -437,6 +450,8 @@ class Cloud:
                 vars(self.compute.settings["glance"])["endpoint_override"] = await self._glance.url()  # links to images begin with it
             with self.timed("compute"):
                 await self.compute.start()
+        if isinstance(self.compute, ComputeService):
+            self._tell_others(self.compute)
         if not self.embedded:
             self._serve()
         with self.timed("compute"):

@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 import msgspec
 import sqlalchemy as sa
 
+from kilonova.core.bus.interface import NoBroker
 from kilonova.core.context import Context
-from kilonova.core.db import Database, Json, Transaction, inserted, prepared
+from kilonova.core.db import Database, Json, Lost, Transaction, inserted, prepared
 from kilonova.core.errors import Error, Unavailable
 from kilonova.core.log import Log, request_id
 from kilonova.core.runtime import Runtime
@@ -33,6 +34,8 @@ PAUSE_S = 1.0
 PAUSE_MAX_S = 30.0
 """Between attempts: doubles from the first to the second, less up to half by chance. All attempts of a verb that fails at once take some
 five minutes."""
+PATIENT_S = 2.0
+"""Between looks at a database or a broker that is away."""
 BATCH = 500
 NOBODY = ""
 A = TypeVar("A")
@@ -153,7 +156,7 @@ class Operations:
         self._claim = prepared(
             sa.update(table)
             .where(c.id == bind("op"), c.owner == bind("was"), c.epoch == bind("at"), c.lease_until == bind("was_until"))
-            .values(owner=bind("me"), epoch=c.epoch + 1, lease_until=bind("until"), attempts=c.attempts + 1)
+            .values(owner=bind("me"), epoch=c.epoch + 1, lease_until=bind("until"), attempts=c.attempts + bind("more"))
         )
         among = sa.and_(c.owner == bind("me"), c.id.in_(bind("ids", expanding=True)))
         self._renew = prepared(sa.update(table).where(among).values(lease_until=bind("until")))
@@ -226,7 +229,7 @@ class Operations:
                     (self.log.warning if isinstance(error, Error) else self.log.error)(
                         "attempt failed", operation=op.id, verb=op.verb, resource=op.resource_id, attempt=op.attempts, error=error
                     )
-                again = await self._again(op)
+                again = await self._again(op, patient=isinstance(why, (NoBroker, Lost)))
                 if again is None:
                     return
                 op = running.op = again
@@ -251,10 +254,10 @@ class Operations:
         await verb.give_up(op, error)
         self.given_up += 1
 
-    async def _again(self, op: Operation) -> Operation | None:
-        """After a pause the operation with a new epoch; None when it turns out to be settled. Raises LostLease. A database that is away is
-        waited for, and costs no attempt."""
-        pause_s = min(PAUSE_S * 2.0 ** (op.attempts - 1), PAUSE_MAX_S)
+    async def _again(self, op: Operation, *, patient: bool = False) -> Operation | None:
+        """After a pause the operation with a new epoch; None when it turns out to be settled. Raises LostLease. A database or a broker that
+        is away (`patient`) is waited for, and costs no attempt."""
+        pause_s = PATIENT_S if patient else min(PAUSE_S * 2.0 ** (op.attempts - 1), PAUSE_MAX_S)
         while True:
             await self.runtime.sleep(pause_s * self.runtime.random.uniform(0.5, 1.0))
             try:
@@ -264,27 +267,28 @@ class Operations:
                 known = _operation(row)
                 if known.owner != self.owner or known.epoch < op.epoch:
                     raise LostLease(operation=op.id)
-                claimed = await self._take(known)
+                claimed = await self._take(known, counts=not patient)
             except LostLease:
                 raise
             except Exception as error:
                 self.log.warning("operation waits for its database", operation=op.id, verb=op.verb, error=error)
-                pause_s = PAUSE_MAX_S / 4
+                pause_s = PATIENT_S
                 continue
             if claimed is not None:
                 return claimed
 
-    async def _take(self, op: Operation) -> Operation | None:
-        """The operation in our name with a new epoch, or None when somebody was quicker."""
+    async def _take(self, op: Operation, *, counts: bool = True) -> Operation | None:
+        """The operation in our name with a new epoch, or None when somebody was quicker. counts: as an attempt."""
         until = self._until()
+        attempts = op.attempts + counts
 
         async def claim(tx: Transaction) -> int:
             values = {"op": op.id, "was": op.owner, "at": op.epoch, "was_until": op.lease_until, "me": self.owner, "until": until}
-            return await tx.run(self._claim, values)
+            return await tx.run(self._claim, {**values, "more": int(counts)})
 
         if not await self.db.transact(claim):
             return None
-        return msgspec.structs.replace(op, owner=self.owner, epoch=op.epoch + 1, lease_until=until, attempts=op.attempts + 1)
+        return msgspec.structs.replace(op, owner=self.owner, epoch=op.epoch + 1, lease_until=until, attempts=attempts)
 
     # ---- what verbs ask
 

@@ -23,7 +23,7 @@ from kilonova.compute.ops.verbs import fault_of, superseded
 from kilonova.compute.scheduler.snapshot import Request
 from kilonova.compute.service import ComputeService, nic_of
 from kilonova.compute.store import actions, mappings, servers
-from kilonova.core.bus import Undelivered, Unreachable
+from kilonova.core.bus import NoBroker, Undelivered, Unreachable
 from kilonova.core.context import Context
 from kilonova.core.db import Transaction
 from kilonova.core.errors import Error, Unavailable
@@ -140,6 +140,8 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
             await _fail(c, op, server, cell, error, _refused(tried), gone=False)
             return
         except Error as error:
+            if _elsewhere(error, host.host):
+                raise
             c.log.warning("build failed on host", server=server.id, host=host.host, error=error)
             await _still_ours(c, op)
             tried[host.host] = error.message
@@ -212,6 +214,9 @@ async def _build_on(
             undo.keep()
             raise
         except Exception as error:
+            if _elsewhere(error, host.host):
+                undo.keep()  # the next attempt goes on from here
+                raise
             maybe = touched or (sent and not isinstance(error, Undelivered))
             left = await _left(c, op, server, host.host, error) if maybe else None
             if left is not None:
@@ -220,6 +225,13 @@ async def _build_on(
             raise
         undo.keep()
     await _settle(c, op, placed, cell, done.power_state)
+
+
+def _elsewhere(error: Exception, host: str) -> bool:
+    """Whether a service, the broker or a database is away: not the host's fault, and nothing that another host would do better."""
+    if not isinstance(error, Unavailable):
+        return False
+    return isinstance(error, NoBroker) or error.details.get("address") != f"compute.{host}"
 
 
 async def _still_ours(c: ComputeService, op: Operation) -> None:
