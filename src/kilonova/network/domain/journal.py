@@ -60,7 +60,7 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     gone: tuple[str, ...] = ()
     """Hosts that were forgotten."""
     orphans: tuple[str, ...] = ()
-    """Ports whose network was deleted while they were made: each transaction found it in order when it looked."""
+    """Ports whose network is gone. (`Rows.hold` prevents it; a fail-over that loses commits may not.)"""
 
 
 class Lanes:

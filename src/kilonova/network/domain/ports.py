@@ -275,7 +275,7 @@ async def remove(w: Work, port: Port) -> None:
 
 
 async def remove_orphan(w: Work, port_id: str) -> None:
-    """A port that was made while its network was deleted goes, too."""
+    """A port whose network is not there any more goes, too."""
     port = await rows.ports.get(w.tx, port_id)
     if port is not None and await rows.networks.get(w.tx, port.network_id) is None:
         await remove(w, port)
