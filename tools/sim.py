@@ -81,7 +81,7 @@ def many(seeds: range, minutes: float, jobs: int, *, write: bool) -> int:
             faults += found.get("faults", 0)
             if found["failures"]:
                 failed[seed] = found["failures"]
-                print(f"seed {seed} failed: {found['failures'][0][:400]}")
+                print(f"seed {seed} failed: {found['failures'][0][:400]}", flush=True)
                 print(
                     f"  again: .venv/bin/python tools/sim.py --seed {seed} --minutes {minutes:g} --log /tmp/sim.log   (commit {commit()})"
                 )
