@@ -26,7 +26,7 @@ from tests.engines import rabbitmq  # noqa: E402
 from tests.engines.mariadb import MariaDB  # noqa: E402
 from tests.engines.postgresql import PostgreSQL  # noqa: E402
 
-APIS = ("identity", "image", "placement", "compute", "metadata")
+APIS = ("identity", "image", "placement", "network", "compute", "metadata")
 
 
 class Link:
@@ -136,7 +136,7 @@ def main() -> None:
 def measure(given: argparse.Namespace, cluster: Cluster, server: Any, broker: Any) -> None:
     cluster.sync()
     offset = given.offset
-    apis = [cluster.start(f"api{i}", (*APIS, "network") if i == 0 else APIS, offset=offset + 100 * i) for i in range(given.apis)]
+    apis = [cluster.start(f"api{i}", APIS, offset=offset + 100 * i) for i in range(given.apis)]
     conductors = [cluster.start(f"conductor{i}", ["conductor"], offset=offset) for i in range(given.conductors)]
     hypervisors = cluster.start("hypervisors", ["hypervisor"], offset=offset, extra=f"hosts = {given.hosts}\n")
     api = Api({service: apis[0].url(service) for service in ("identity", "image", "compute", "network")})

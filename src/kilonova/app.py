@@ -301,6 +301,7 @@ class Cloud:
                 log=self.log.child("network"),
                 settings=self.settings(network_config.OPTIONS),
                 bus=self.bus,
+                exclusive=self.embedded,
             )
             self.edges["network"] = network_edge(service, policy=self.policy(NETWORK_RULES), **self._common("network"))
         return service
