@@ -23,6 +23,8 @@ COMMANDS = {
     "where": "Where in the source a thing is done.",
     "config": "Show, check or write a configuration.",
     "db": "The database.",
+    "nova-manage": "Cells and databases, in the words of Nova's own command.",
+    "nova-status": "Whether databases and cells are fit for this release, in the words of Nova's own command.",
     "serve": "Run chosen services in the foreground.",
     "completion": "Print a script for the shell's completion.",
 }
@@ -33,7 +35,7 @@ class Tree(click.Group):
         return [*COMMANDS, *sorted(entry.name for entry in importlib.metadata.entry_points(group="kilonova.cli"))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        builtin = {name: f"kilonova.cli.{name}:command" for name in COMMANDS}
+        builtin = {name: f"kilonova.cli.{name.replace('-', '_')}:command" for name in COMMANDS}
         try:
             found = plugins.load("kilonova.cli", cmd_name, builtin)
         except plugins.UnknownPlugin:

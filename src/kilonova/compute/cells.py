@@ -17,7 +17,7 @@ import msgspec
 from kilonova.compute.errors import CellSilent, CellsSilent
 from kilonova.compute.model import Server
 from kilonova.compute.store import cell_mappings, fitness, mappings, servers
-from kilonova.compute.store.cell_mappings import CELL0, CELL1, NO_BUS, CellMapping
+from kilonova.compute.store.cell_mappings import CELL0, CELL1, CellMapping, own_mapping
 from kilonova.core.bus import Bus
 from kilonova.core.config import ConfigError
 from kilonova.core.db import Database, Duplicate, Transaction
@@ -132,7 +132,7 @@ class Cells:
         if cell_db is not None:
             ops = make_ops(cell_db)
             for uuid, name in ((CELL0, "cell0"), (CELL1, "cell1")):
-                self._by_uuid[uuid] = Cell(_own_mapping(uuid, name, 0), Parts(cell_db, None), ops, own=True)
+                self._by_uuid[uuid] = Cell(own_mapping(uuid, name, 0), Parts(cell_db, None), ops, own=True)
         self._sort()
 
     # ---- which there are
@@ -191,8 +191,8 @@ class Cells:
         """Follow the mappings of the api side, and look at databases that could not be used before. `opened` is told of each cell that has
         come into use."""
         found = await cell_mappings.every(self.api_db)
-        if self._own is not None and not any(m.uuid == CELL1 for m in found):
-            found = await self._introduce(self._own) or found
+        if self._own is not None and not {CELL0, CELL1} <= {m.uuid for m in found}:
+            found = await self._introduce(self._own)
         changed = False
         for mapping in found:
             known = self._by_uuid.get(mapping.uuid)
@@ -218,24 +218,24 @@ class Cells:
             await self.tasks.gather("cells that could not be used", [self._look_again(cell, opened) for cell in waiting], len(waiting))
 
     async def _introduce(self, db: Database) -> list[CellMapping]:
-        """A new cloud's own two cells. Empty: another process has just made them."""
+        """A new cloud's own two cells, which another process may be making, too."""
         now = self.runtime.now_us()
-        made = [_own_mapping(uuid, name, now) for uuid, name in ((CELL0, "cell0"), (CELL1, "cell1"))]
+        made = [own_mapping(uuid, name, now) for uuid, name in ((CELL0, "cell0"), (CELL1, "cell1"))]
 
         async def body(tx: Transaction) -> None:
             for mapping in made:
-                await cell_mappings.insert(tx, mapping)
+                try:
+                    await cell_mappings.insert(tx, mapping)
+                except Duplicate:
+                    continue
 
         async def identity(tx: Transaction) -> None:
             for mapping in made:
                 await cell_mappings.claim(tx, mapping.uuid, now)
 
-        try:
-            await self.api_db.transact(body)
-        except Duplicate:
-            return await cell_mappings.every(self.api_db)
+        await self.api_db.transact(body)
         await db.transact(identity)
-        return made
+        return await cell_mappings.every(self.api_db)
 
     def _made(self, mapping: CellMapping) -> Cell:
         if self._open_cell is None:
@@ -389,11 +389,6 @@ class Cells:
         """Raises CellsSilent when answers without these cells are not wanted."""
         if silent and not skip:
             raise CellsSilent(cell=silent[0].uuid)
-
-
-def _own_mapping(uuid: str, name: str, now: int) -> CellMapping:
-    transport_url = NO_BUS if uuid == CELL0 else ""
-    return CellMapping(uuid=uuid, name=name, database_connection="", transport_url=transport_url, disabled=False, created_at=now)
 
 
 def _same_place(known: CellMapping, mapping: CellMapping) -> bool:

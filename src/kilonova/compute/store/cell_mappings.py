@@ -32,6 +32,12 @@ class CellMapping(msgspec.Struct, frozen=True, kw_only=True):
         return self.name or self.uuid
 
 
+def own_mapping(uuid: str, name: str, now: int) -> CellMapping:
+    """Of a cell in the database of the api side."""
+    transport_url = NO_BUS if uuid == CELL0 else ""
+    return CellMapping(uuid=uuid, name=name, database_connection="", transport_url=transport_url, disabled=False, created_at=now)
+
+
 _c, _h = cell_mappings.c, host_mappings.c
 _FIELDS = CellMapping.__struct_fields__
 _ALL = prepared(sa.select(*(_c[name] for name in _FIELDS)).order_by(_c.created_at, _c.uuid))

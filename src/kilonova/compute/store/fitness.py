@@ -10,6 +10,8 @@ API = api_tables.server_mappings.name
 CELL = cell_tables.hosts.name
 IDENTITY = cell_tables.identity.name
 FOREIGN_SHOWN = 3
+OURS = "alembic_version_"
+"""Begins a table of each service of ours; other programs have `alembic_version` itself."""
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +31,8 @@ async def look(db: Database) -> Look:
     names = set(await table_names(db))
     api, cell = API in names, CELL in names
     cells = tuple(await cell_mappings.whose(db)) if IDENTITY in names else ()
-    return Look(api=api, cell=cell, cells=cells, foreign=() if api or cell else tuple(sorted(names)[:FOREIGN_SHOWN]))
+    ours = api or cell or any(name.startswith(OURS) for name in names)
+    return Look(api=api, cell=cell, cells=cells, foreign=() if ours else tuple(sorted(names)[:FOREIGN_SHOWN]))
 
 
 def wrong_api(found: Look, where: str) -> str:
