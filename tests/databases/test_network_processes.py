@@ -114,12 +114,12 @@ def test_a_lease_has_one_holder(kind: str, open_it: Open) -> None:
         assert won.count(True) == 1
         first = many[won.index(True)]
         assert await first.attempt()
-        assert first.epoch == 1
+        epoch = first.epoch
         await asyncio.sleep(1.0)
         won = await asyncio.gather(*(lease.attempt() for lease in many if lease is not first))
         assert won.count(True) == 1
         assert not await first.attempt()
-        assert max(lease.epoch for lease in many) == 2
+        assert max(lease.epoch for lease in many) > epoch
         for db in dbs:
             await db.stop()
 

@@ -4,6 +4,7 @@ A row says who holds the name, until when (by the database's clock), and for whi
 renews it; whoever finds it run out takes it and raises the epoch, by one conditional UPDATE. The holder counts from before it asked, on
 its own monotonic clock, and stops acting `margin_s` before the row says so. That keeps two holders apart while clocks run at one rate; a
 process that was stopped may still act for a moment when it wakes up, so what it sends carries the epoch, and receivers refuse lower ones.
+An epoch is never below the database's time in seconds: receivers outlive a row that is lost with its database.
 """
 
 from typing import Any
@@ -59,7 +60,7 @@ class Lease:
         self._take = prepared(
             sa.update(table)
             .where(c.name == bind("key"), c.owner == bind("was"), c.epoch == bind("at"), c.lease_until == bind("was_until"))
-            .values(owner=bind("me"), epoch=c.epoch + bind("one", type_=sa.BigInteger), lease_until=bind("until"))
+            .values(owner=bind("me"), epoch=bind("next"), lease_until=bind("until"))
         )
 
     @property
@@ -90,17 +91,20 @@ class Lease:
     async def _claim(self, tx: Transaction) -> int | None:
         """The epoch in which the name is ours, or None."""
         now = self.db.now_us()
-        values: dict[str, Any] = {"key": self.name, "me": self.owner, "until": now + int(self.lease_s * 1_000_000), "one": 1}
+        values: dict[str, Any] = {"key": self.name, "me": self.owner, "until": now + int(self.lease_s * 1_000_000)}
         row = await tx.one(self._get, values)
         if row is None:
-            await tx.run(self._insert, {"name": self.name, "owner": self.owner, "epoch": 1, "lease_until": values["until"]})
-            return 1
+            first: int = now // 1_000_000
+            await tx.run(self._insert, {"name": self.name, "owner": self.owner, "epoch": first, "lease_until": values["until"]})
+            return first
         owner, epoch, lease_until = row
         if owner == self.owner:
             return epoch if await tx.run(self._renew, {**values, "at": epoch}) else None
         if lease_until >= now:
             return None
-        return epoch + 1 if await tx.run(self._take, {**values, "was": owner, "at": epoch, "was_until": lease_until}) else None
+        following: int = max(epoch + 1, now // 1_000_000)
+        taken = await tx.run(self._take, {**values, "was": owner, "at": epoch, "was_until": lease_until, "next": following})
+        return following if taken else None
 
     async def release(self) -> None:
         """Let the next one have it at once."""

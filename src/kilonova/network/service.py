@@ -36,8 +36,9 @@ GRACE_S = 5.0
 BEAT_WINDOW_S = 2.0
 ANEW_S = 1.0
 HINT_S = 0.01
-"""How long a process that does not lead collects its own commits before it tells of them; one that leads: CALM_HINT_S."""
+"""Between two hints at commits of this process."""
 CALM_HINT_S = 0.25
+"""How long a process that leads collects its commits before it tells of them: nobody waits for that."""
 SWEEP_S = 60.0
 CALL_AT_ONCE = 50
 AGENT_TYPES = ("DHCP agent", "L3 agent", "Metadata agent", "Open vSwitch agent")
@@ -82,6 +83,7 @@ class NetworkService:
         self.life = runtime.uuid_hex() if not exclusive else ""
         self._lanes = Lanes(runtime)
         self._hinting = False
+        self._hint_due = False
         self._housing = False
         self.follower = Follower(
             db=db, runtime=runtime, log=log, hurried=lambda: self.leading, applied=self._applied, replaced=self._replaced
@@ -210,14 +212,21 @@ class NetworkService:
     def _hint(self) -> None:
         """Tell other processes that there is something in the journal; many commits of a moment are one hint."""
         self.follower.wake()
+        self._hint_due = True
         if not self._hinting and not self.tasks.closed:
             self._hinting = True
-            self.tasks.start("hint at network changes", self._publish_hint())
+            self.tasks.start("hint at network changes", self._publish_hints())
 
-    async def _publish_hint(self) -> None:
-        await self.runtime.sleep(CALM_HINT_S if self.leading else HINT_S)
-        self._hinting = False
-        self.bus.publish(rpc.CHANGED, rpc.TopologyChanged())
+    async def _publish_hints(self) -> None:
+        try:
+            while self._hint_due:
+                if self.leading:
+                    await self.runtime.sleep(CALM_HINT_S)
+                self._hint_due = False
+                self.bus.publish(rpc.CHANGED, rpc.TopologyChanged())
+                await self.runtime.sleep(HINT_S)
+        finally:
+            self._hinting = False
 
     async def _sweep(self) -> None:
         if self.leading:

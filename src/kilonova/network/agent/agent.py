@@ -6,7 +6,8 @@ are part of that state and are passed over. Over a broker a command may arrive b
 its state.
 
 Several processes may lead, one after the other. The agent reports to the one that told it its state, and to whoever answers the common
-address when that one does not; it believes nobody whose epoch is lower than one that it has heard of.
+address when that one does not; it believes nobody whose epoch is lower than one that it has heard of. (Epoch 0: there is only one process,
+or an older program.)
 """
 
 import asyncio
@@ -157,7 +158,7 @@ class NetworkAgent:
 
     def _heed(self, epoch: int, facts_address: str) -> None:
         """Whoever speaks leads, for all that is known. Raises OldEpoch."""
-        if epoch < self._epoch:
+        if 0 < epoch < self._epoch:
             raise OldEpoch(host=self.host, known=self._epoch, epoch=epoch)
         self._epoch, self._leader = epoch, facts_address
 
@@ -211,7 +212,7 @@ class NetworkAgent:
 
     def _count(self, message: rpc.Ordered) -> None:
         """Handlers start in the order in which commands were sent. Raises OldEpoch, OutOfTurn."""
-        if message.epoch < self._epoch:
+        if 0 < message.epoch < self._epoch:
             raise OldEpoch(host=self.host, known=self._epoch, epoch=message.epoch)
         last = self._numbers.get(message.session)
         if last is None:
