@@ -112,11 +112,13 @@ class Hypervisors:
         reach: Reach,
         *,
         machines: Machines | None = None,
+        cell_bus: Bus | None = None,
     ) -> None:
-        """settings: the snapshots of compute's and network's groups."""
+        """settings: the snapshots of compute's and network's groups. cell_bus: for what compute says, where a cell has its own."""
         self.plan = plan
         self.runtime = runtime
-        self.bus = bus
+        self.bus = cell_bus or bus
+        """Compute's."""
         self.machines = machines or Machines()
         self.reach = reach
         self.tasks = Tasks(runtime, log)
@@ -139,7 +141,7 @@ class Hypervisors:
             ComputeAgent(
                 host=host,
                 driver=self._hypervisor(host),
-                bus=bus,
+                bus=self.bus,
                 runtime=runtime,
                 log=log.child("compute"),
                 fetch=reach.fetch,

@@ -11,6 +11,7 @@ from kilonova.cli.settle import Settled, driver_for
 from kilonova.cli.state import StateDir
 from kilonova.compute.drivers.fake.journal import GuestJournal
 from kilonova.core import config
+from kilonova.core.bus import Bus
 from kilonova.core.bus.config import OPTIONS as BUS_OPTIONS
 from kilonova.core.bus.config import rabbit_options
 from kilonova.core.config import Settings
@@ -47,7 +48,7 @@ class HypervisorProcess(Lifetime):
         """Until SIGTERM or SIGINT. Guests and their networks live on."""
         runtime = self.begin()
         hypervisors: Hypervisors | None = None
-        bus = None
+        bus = control = None
         try:
             try:
                 from kilonova.core.bus.rabbitmq import RabbitBus
@@ -55,7 +56,11 @@ class HypervisorProcess(Lifetime):
                 settings = self._settings()
                 bus = RabbitBus(rabbit_options(settings[1]), runtime, self.log.child("bus"), name=self.plan.node)
                 await bus.start(BROKER_WAIT_S)
-                hypervisors = self._hypervisors(runtime, bus, settings[0])
+                control_url = settings[0]["cell"].control_transport_url
+                if control_url:
+                    control = RabbitBus(rabbit_options(settings[1], control_url), runtime, self.log.child("control"), name=self.plan.node)
+                    await control.start(BROKER_WAIT_S)
+                hypervisors = self._hypervisors(runtime, bus, control or bus, settings[0])
                 await self._unless_stopped(self._start(hypervisors))
             except Exception as error:
                 raise self.failed(error) from error
@@ -65,8 +70,9 @@ class HypervisorProcess(Lifetime):
         finally:
             if hypervisors is not None:
                 await hypervisors.stop()
-            if bus is not None:
-                await bus.stop()
+            for one in (control, bus):
+                if one is not None:
+                    await one.stop()
             await self.tasks.stop()
             runtime.close()
             self.close_log()
@@ -78,12 +84,11 @@ class HypervisorProcess(Lifetime):
         agents = {group: config.settings(conf, options, group) for options in (network, compute) for group in options}
         return agents, {group: config.settings(conf, BUS_OPTIONS, group) for group in BUS_OPTIONS}
 
-    def _hypervisors(self, runtime: Runtime, bus: object, settings: dict[str, Settings]) -> Hypervisors:
-        from kilonova.core.bus.rabbitmq import RabbitBus
-
-        assert isinstance(bus, RabbitBus)
+    def _hypervisors(self, runtime: Runtime, bus: Bus, control: Bus, settings: dict[str, Settings]) -> Hypervisors:
+        """bus: the cell's. control: where network and images are."""
         machines = Machines(GuestJournal(self.state.path / "instances" / "fake-guests.jsonl")) if self.driver == "fake" else None
-        return Hypervisors(self.plan, runtime, self.log, bus, settings, ReachOverBus(bus, runtime), machines=machines)
+        reach = ReachOverBus(control, runtime)
+        return Hypervisors(self.plan, runtime, self.log, control, settings, reach, machines=machines, cell_bus=bus)
 
     async def _start(self, hypervisors: Hypervisors) -> None:
         await hypervisors.start_networks()

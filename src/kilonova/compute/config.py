@@ -30,6 +30,14 @@ OPTIONS: Options = {
         cfg.IntOpt("cell_timeout", default=10, min=1, help="Seconds that a request waits for one cell's database."),
         cfg.BoolOpt("enable_instance_password", default=True, help="Whether a create tells a generated administrator password."),
     ],
+    "cell": [
+        cfg.StrOpt(
+            "control_transport_url",
+            default="",
+            secret=True,
+            help="On hosts of a cell with a broker of its own: the control plane's, where network and images are; empty: [DEFAULT]'s.",
+        )
+    ],
     "api_database": [
         cfg.StrOpt(
             "connection",
