@@ -330,6 +330,10 @@ class ComputeService:
 
     async def find(self, server_id: str) -> Server | None:
         """A server that is not deleted, from its cell or from its build request. Raises CellSilent."""
+        if self.cells.only:  # then its row says all
+            there = await servers.get(self.cells.first.db, server_id)
+            if there is not None:
+                return None if there.deleted else there
         mapping = await mappings.get(self.api_db, server_id)
         if mapping is not None and not mapping.cell:
             waiting = await mappings.request(self.api_db, server_id)

@@ -23,6 +23,8 @@ from kilonova.core.runtime import Runtime
 
 T = TypeVar("T")
 MAX_GROUP = 64
+CHECKPOINT_PAGES = 16_000
+"""Of 4 KiB: the write-ahead log grows to 64 MiB before it is worked in. Most of its pages are newer versions of each other."""
 
 
 class _Connection:
@@ -112,7 +114,7 @@ class SQLite:
             "foreign_keys=ON",
             "busy_timeout=5000",
             "cache_size=-8000",
-            "wal_autocheckpoint=4000",
+            f"wal_autocheckpoint={CHECKPOINT_PAGES}",
             "temp_store=MEMORY",
         ):
             connection.execute(f"PRAGMA {pragma}")

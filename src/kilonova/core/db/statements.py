@@ -31,6 +31,9 @@ class Json(sa.types.TypeDecorator[Any]):
         self.decode = msgspec.json.Decoder(kind).decode
         self._encode = msgspec.json.Encoder().encode
 
+    def encode(self, value: Any) -> str:
+        return self._encode(value).decode()
+
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         return None if value is None else self._encode(value).decode()
 
@@ -96,7 +99,10 @@ class Compiled:
         """Constants of the statement itself."""
         self.names: list[str] = list(compiled.positiontup or ())
         processors: Mapping[str, Any] = compiled._bind_processors
-        self.binds: list[tuple[str, Processor]] = [(name, f) for name, f in processors.items() if callable(f)]
+        kinds = {str(name): bind.type for bind, name in compiled.bind_names.items()}
+        self.binds: list[tuple[str, Processor]] = [
+            (name, kind.encode if isinstance(kind := kinds.get(name), Json) else f) for name, f in processors.items() if callable(f)
+        ]
         self.sql = str(compiled)
         self.results: list[tuple[int, Processor]] = []
         for i, column in enumerate(_columns(compiled)):

@@ -4,7 +4,7 @@ Functions of the domain take a Work first. They write through `tx` and note each
 topology of them, in the order of the commits. Where several processes write, the journal tells all of them instead (`journal.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kilonova.core.config import Settings
@@ -78,14 +78,10 @@ class Work:
 
     def tell(self, topology: Topology) -> None:
         """Networks come before what is on them, and go after it."""
-        for kind in ("Network", "Subnet", "SecurityGroupRule", "Port", "Router", "FloatingIp"):
-            for (name, _), row in self.put.items():
-                if name == kind:
-                    put(topology, row)
-        for kind in ("FloatingIp", "Port", "Router", "SecurityGroupRule", "Subnet", "Network"):
-            for (name, _), row in self.dropped.items():
-                if name == kind:
-                    drop(topology, row)
+        for row in sorted(self.put.values(), key=_rank):
+            put(topology, row)
+        for row in sorted(self.dropped.values(), key=_rank, reverse=True):
+            drop(topology, row)
         for group_id in self.dropped_groups:
             topology.drop_group(group_id)
 
@@ -99,20 +95,24 @@ def _parent(row: Noun) -> str:
     return ""
 
 
+_PUT: dict[type[Any], Callable[[Topology, Any], None]] = {
+    model.Network: Topology.put_network,
+    model.Subnet: Topology.put_subnet,
+    model.SecurityGroupRule: Topology.put_rule,
+    model.Port: Topology.put_port,
+    model.Router: Topology.put_router,
+    model.FloatingIp: Topology.put_floating_ip,
+}
+"""In the order in which they are told."""
+_RANKS = {kind: rank for rank, kind in enumerate(_PUT)}
+
+
+def _rank(row: Noun) -> int:
+    return _RANKS[type(row)]
+
+
 def put(topology: Topology, row: Noun) -> None:
-    match row:
-        case model.Network():
-            topology.put_network(row)
-        case model.Subnet():
-            topology.put_subnet(row)
-        case model.Port():
-            topology.put_port(row)
-        case model.Router():
-            topology.put_router(row)
-        case model.FloatingIp():
-            topology.put_floating_ip(row)
-        case model.SecurityGroupRule():
-            topology.put_rule(row)
+    _PUT[type(row)](topology, row)
 
 
 def drop(topology: Topology, row: Noun) -> None:
