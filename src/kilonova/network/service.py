@@ -41,6 +41,8 @@ CALM_HINT_S = 0.25
 """How long a process that leads collects its commits before it tells of them: nobody waits for that."""
 SWEEP_S = 60.0
 CALL_AT_ONCE = 50
+SERVED_S = 0.1
+"""After which an address that is served stands on the broker, as a rule."""
 AGENT_TYPES = ("DHCP agent", "L3 agent", "Metadata agent", "Open vSwitch agent")
 NO_HOST = "the port is not bound to a host"
 PUBLIC = "public"
@@ -159,12 +161,13 @@ class NetworkService:
         self._dhcp_ready.clear()
         address = rpc.leader_address(self.life)
         self.dispatcher.lead(epoch, address)
-        for where in (rpc.FACTS, address):
+        for where in (address, rpc.FACTS):  # who hears of us through the second is sent to the first
             self.bus.serve(where, self._handlers())
         self.tasks.start("call network agents", self._call_all(list(self.topology.vteps)))
 
     async def _call_all(self, hosts: list[str]) -> None:
-        """A few at a time: each takes its whole state."""
+        """A few at a time: each takes its whole state. Not before they can reach us."""
+        await self.runtime.sleep(SERVED_S)
         for number, host in enumerate(hosts, 1):
             if host not in self.dispatcher.online and self.leading:
                 self.dispatcher.call_in(host)

@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from kilonova.core.bus import Bus
+from kilonova.core.bus import Bus, Undelivered
 from kilonova.core.errors import Conflict, Error
 from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
@@ -129,8 +129,8 @@ class NetworkAgent:
                 hello = rpc.AgentStarted(
                     host=self.host, vtep_ip=self.vtep_ip, availability_zone=self.availability_zone, description=described
                 )
-                await self.bus.call(self._leader or rpc.FACTS, hello)
-                state = await self.bus.call(self._leader or rpc.FACTS, rpc.StateWanted(host=self.host))
+                await self._tell(hello)
+                state = await self._tell(rpc.StateWanted(host=self.host))
                 self._heed(state.epoch, state.facts_address)
                 self._generation += 1
                 self._session = state.session
@@ -151,6 +151,15 @@ class NetworkAgent:
                 self.log.warning("could not be realised", host=self.host, what=str(failure))
             self._resync_later()
         return True
+
+    async def _tell(self, message: Any) -> Any:
+        """To the process that leads, or to whoever answers for it."""
+        if self._leader:
+            try:
+                return await self.bus.call(self._leader, message)
+            except Undelivered:
+                self._leader = ""
+        return await self.bus.call(rpc.FACTS, message)
 
     async def _resync_asked(self, message: rpc.Resync) -> None:
         self._heed(message.epoch, message.facts_address)
@@ -238,7 +247,7 @@ class NetworkAgent:
             while self._facts:
                 batch = tuple(self._facts)
                 try:
-                    await self.bus.call(self._leader or rpc.FACTS, rpc.HostFacts(host=self.host, facts=batch))
+                    await self._tell(rpc.HostFacts(host=self.host, facts=batch))
                 except Error as error:
                     self._leader = ""
                     self.log.warning("facts were not taken", host=self.host, error=error)
