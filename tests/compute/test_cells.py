@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kilonova.compute.store import cell_mappings, mappings, servers
 from kilonova.compute.store.cell_mappings import CELL0, CELL1
+from kilonova.core.context import service_context
 from kilonova.core.db import SQLite
 from kilonova.testing.compute import ComputeWorld
 from kilonova.testing.fakes import IMAGE, NETWORK
@@ -233,6 +234,23 @@ def test_boots_go_to_the_cells_that_answer(compute: Run) -> None:
         w.compute.hosts.stale()
         for i in range(3):
             assert await cell_of(w, await boot(w, f"s{i}")) == CELL2
+
+    compute(story, cells=2)
+
+
+@pytest.mark.parametrize("name", ["cell1", "cell2"])
+def test_a_boot_whose_cell_has_just_gone_lands_in_the_other(compute: Run, name: str) -> None:
+    """The scheduler does not know it yet."""
+
+    async def story(w: ComputeWorld) -> None:
+        await w.compute.hosts.snapshot()
+        silence(w, name)
+        for i in range(4):
+            server_id = await boot(w, f"s{i}")
+            assert (await w.client().get(f"/v2.1/servers/{server_id}")).json["server"]["status"] == "ACTIVE"
+            assert await cell_of(w, server_id) == (CELL2 if name == "cell1" else CELL1)
+        assert sorted(len(machine.guests) for machine in w.machines.values()) == [0, 4]
+        assert len(await w.placement.allocations(service_context("test"))) == 4
 
     compute(story, cells=2)
 

@@ -345,7 +345,11 @@ class Cells:
         if isinstance(error, Error) and not isinstance(error, Unavailable):
             raise error
         self.log.warning("cell does not answer", cell=cell.title, asked_for=what, error=error)
-        if not cell.own and not cell.suspected:
+        self.suspect(cell)
+
+    def suspect(self, cell: Cell) -> None:
+        """Find out whether a cell answers at all."""
+        if not cell.own and not cell.suspected and not cell.why:
             cell.suspected = True
             self.tasks.start(f"whether {cell.title} answers at all", self._probe(cell))
 

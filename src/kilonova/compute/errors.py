@@ -1,6 +1,7 @@
 """Everything that can go wrong in compute. Sentences are Nova's where clients read them; `advice` is for log and command line."""
 
 from kilonova.core import errors
+from kilonova.core.db import Lost
 
 
 class ServerNotFound(errors.NotFound):
@@ -95,12 +96,23 @@ class HostSilent(errors.Unavailable):
     title = "The host of server {server} does not answer."
 
 
-class CellSilent(errors.Unavailable):
+class CellSilent(Lost):
     """`why` is for the log and the command line."""
 
     code = "compute.cell_silent"
     title = "Cell {cell} is not responding or returned an exception, hence instance info is not available."
     advice = "{why}"
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.details['why']}".strip()
+
+
+class CellAway(errors.Error):
+    """The cell of the host that was chosen for a new server: nothing was written there, so that any other cell may have the server."""
+
+    code = "compute.cell_away"
+    title = "Cell {cell} does not answer."
+    public = "The part of the cloud that was chosen for the server does not answer."
 
 
 class CellsSilent(errors.Error):

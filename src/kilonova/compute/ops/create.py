@@ -17,7 +17,7 @@ from kilonova.compute import rpc
 from kilonova.compute.cells import Cell
 from kilonova.compute.domain import notices
 from kilonova.compute.domain.guests import guest_of
-from kilonova.compute.errors import BuildFailed, GuestLeft, HostSilent, NoValidHost, OverQuota, Overtaken, Superseded
+from kilonova.compute.errors import BuildFailed, CellAway, GuestLeft, HostSilent, NoValidHost, OverQuota, Overtaken, Superseded
 from kilonova.compute.model import Action, Event, Host, NicWish, Scheduling, Server
 from kilonova.compute.ops.verbs import fault_of, superseded
 from kilonova.compute.scheduler.snapshot import Request
@@ -25,7 +25,7 @@ from kilonova.compute.service import ComputeService, nic_of
 from kilonova.compute.store import actions, mappings, servers
 from kilonova.core.bus import NoBroker, Undelivered, Unreachable
 from kilonova.core.context import Context
-from kilonova.core.db import Transaction
+from kilonova.core.db import Lost, OutcomeUnknown, Transaction
 from kilonova.core.errors import Error, Unavailable
 from kilonova.core.operations import LostLease, Operation
 from kilonova.core.undo import Undo
@@ -127,27 +127,35 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
         except NoValidHost as error:
             await _fail(c, op, server, cell or c.cells.cell0, last or error, error.details["scheduling"])
             return
-        cell = cell or await c.hosts.cell_of(host.host)
+        there = cell or await c.hosts.cell_of(host.host)
         try:
-            await _build_on(c, op, args, server, cell, host, scheduling, first=op.attempts == 1 and not tried)
+            await _build_on(c, op, args, server, there, host, scheduling, first=op.attempts == 1 and not tried, new=cell is None)
             return
+        except CellAway as error:
+            c.log.warning("the cell of the host does not answer", server=server.id, host=host.host, cell=there.title)
+            c.cells.suspect(there)
+            c.hosts.stale()
+            await _still_ours(c, op)
+            tried[host.host], last = error.message, error
+            continue
         except Overtaken:
             raise Superseded(server=server.id) from None
         except (Superseded, HostSilent, LostLease):
             raise
         except GuestLeft as error:
             tried[host.host] = error.message
-            await _fail(c, op, server, cell, error, _refused(tried), gone=False)
+            await _fail(c, op, server, there, error, _refused(tried), gone=False)
             return
         except Error as error:
             if _elsewhere(error, host.host):
                 raise
             c.log.warning("build failed on host", server=server.id, host=host.host, error=error)
             await _still_ours(c, op)
+            cell = there
             tried[host.host] = error.message
             last = BuildFailed(server=server.id, host=host.host, why=error.message, unreachable=isinstance(error, Unreachable))
-    assert last is not None and cell is not None
-    await _fail(c, op, server, cell, last, _refused(tried))
+    assert last is not None
+    await _fail(c, op, server, cell or c.cells.cell0, last, _refused(tried))
 
 
 def _refused(tried: dict[str, str]) -> Scheduling:
@@ -194,9 +202,18 @@ async def _choose(
 
 
 async def _build_on(
-    c: ComputeService, op: Operation, args: CreateArgs, server: Server, cell: Cell, host: Host, scheduling: Scheduling, *, first: bool
+    c: ComputeService,
+    op: Operation,
+    args: CreateArgs,
+    server: Server,
+    cell: Cell,
+    host: Host,
+    scheduling: Scheduling,
+    *,
+    first: bool,
+    new: bool,
 ) -> None:
-    """first: no earlier life and no other host has made anything for this server."""
+    """first: no earlier life and no other host has made anything for this server. new: no cell has its row. Raises CellAway."""
     ctx = op.ctx
     touched = op.attempts > 1 and server.host == host.host  # an earlier attempt may have got as far as the guest
     sent = False
@@ -204,7 +221,7 @@ async def _build_on(
         undo.push(c.unclaim, ctx, server, host.host)
         try:
             undo.push(c.network.release, ctx, server.id)
-            both = [_place(c, op, server, cell, host, scheduling), _wired(c, op, args, server, host, first=first)]
+            both = [_place(c, op, server, cell, host, scheduling, new=new), _wired(c, op, args, server, host, first=first)]
             _, placed = await c.tasks.gather(f"create {server.id}", both)
             await superseded(cell, server.id, GENERATION)
             guest = await guest_of(c, placed, image=args.image)
@@ -305,7 +322,7 @@ async def _map(c: ComputeService, server_id: str, cell: Cell) -> None:
     c.cells.remember(server_id, cell)
 
 
-async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, host: Host, scheduling: Scheduling) -> None:
+async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, host: Host, scheduling: Scheduling, *, new: bool) -> None:
     """The server's row in the host's cell, and then the mapping that points there."""
 
     async def row(tx: Transaction) -> None:
@@ -323,7 +340,12 @@ async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, h
         elif not await servers.update_at(tx, server.id, GENERATION, now, **changes):
             raise Superseded(server=server.id)
 
-    await cell.db.transact(row)
+    try:
+        await cell.db.transact(row)
+    except Lost as error:
+        if new and c.cells.only is None and not isinstance(error, OutcomeUnknown):
+            raise CellAway(cell=cell.uuid) from error
+        raise
     await _map(c, server.id, cell)
 
 
