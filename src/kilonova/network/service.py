@@ -513,13 +513,20 @@ class NetworkService:
     async def _allocate(self, ctx: Context, request: Allocate, *, more: bool) -> tuple[Nic, ...]:
         async def body(w: Work) -> tuple[Nic, ...]:
             found = await servers.allocate(w, request, more=more)
+            if any(port.status != "ACTIVE" for port in found):
+                # Before the host hears of it: whoever waits for the wiring then need not look first.
+                self._wiring.setdefault(request.server_id, asyncio.Event())
             return (await servers.nics(w.tx, found, new=True, known=w.networks)).get(request.server_id, ())
 
         return await self.write(_as_user(ctx), body, notify=False)
 
     async def wait_wired(self, ctx: Context, server_id: str, timeout_s: float) -> None:
         until = self.runtime.monotonic() + timeout_s
-        event = self._wiring.setdefault(server_id, asyncio.Event())
+        event = self._wiring.get(server_id)
+        if event is None:
+            event = self._wiring[server_id] = asyncio.Event()
+        else:
+            await self._until_told(event, min(timeout_s, POLL_S))
         try:
             while True:
                 event.clear()
@@ -553,6 +560,7 @@ class NetworkService:
 
     async def release(self, ctx: Context, server_id: str) -> None:
         await self.write(ctx, lambda w: servers.release(w, server_id), notify=False)
+        self._wiring.pop(server_id, None)
 
     async def detach(self, ctx: Context, server_id: str, port_id: str) -> bool:
         return await self.write(ctx, lambda w: servers.release(w, server_id, only=port_id)) > 0
