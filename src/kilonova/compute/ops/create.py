@@ -103,7 +103,7 @@ async def _wanted(c: ComputeService, op: Operation) -> tuple[Server, Cell | None
     mapping = await mappings.get(c.api_db, op.resource_id)
     if mapping is None or mapping.deleting:
         raise Superseded(server=op.resource_id)
-    found = await c.cells.locate(op.resource_id)
+    found = await c.cells.locate(op.resource_id) if mapping.cell or not _first(op) else None
     cell, server = found if found is not None else (None, await mappings.request(c.api_db, op.resource_id))
     if server is None or server.deleted or server.generation != GENERATION:
         raise Superseded(server=op.resource_id)
@@ -115,11 +115,16 @@ async def _wanted(c: ComputeService, op: Operation) -> tuple[Server, Cell | None
     return server, cell
 
 
+def _first(op: Operation) -> bool:
+    """Nobody has run it before: there is nothing of the server yet. (An attempt that had to wait for a database does not count as one.)"""
+    return op.epoch == 1
+
+
 async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Server, cell: Cell | None) -> None:
     """cell: where the server's row is; None as long as there is none."""
     tried: dict[str, str] = {}
     last: Error | None = None
-    if op.attempts == 1:
+    if _first(op):
         notices.tell(c, op.ctx, server, "create", "start")
     while len(tried) < c.settings["scheduler"].max_attempts:
         try:
@@ -129,7 +134,7 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
             return
         there = cell or await c.hosts.cell_of(host.host)
         try:
-            await _build_on(c, op, args, server, there, host, scheduling, first=op.attempts == 1 and not tried, new=cell is None)
+            await _build_on(c, op, args, server, there, host, scheduling, first=_first(op) and not tried, new=cell is None)
             return
         except CellAway as error:
             c.log.warning("the cell of the host does not answer", server=server.id, host=host.host, cell=there.title)
@@ -178,7 +183,7 @@ async def _choose(
         image_properties=server.image_properties,
         exclude=tried if cell is None else {**await c.hosts.outside(cell), **tried},
     )
-    if op.attempts > 1 and not tried:
+    if not _first(op) and not tried:
         held = await c.placement.allocation(op.ctx, server.id)
         if held is not None:
             host = await c.hosts.by_id(held.provider_id)
@@ -215,7 +220,7 @@ async def _build_on(
 ) -> None:
     """first: no earlier life and no other host has made anything for this server. new: no cell has its row. Raises CellAway."""
     ctx = op.ctx
-    touched = op.attempts > 1 and server.host == host.host  # an earlier attempt may have got as far as the guest
+    touched = not _first(op) and server.host == host.host  # an earlier attempt may have got as far as the guest
     sent = False
     async with Undo(c.log, lambda: c.api_ops.held(op)) as undo:
         undo.push(c.unclaim, ctx, server, host.host)
