@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kilonova.compute.store import cell_mappings, mappings, servers
+from kilonova.compute.errors import ElsewhereMapped
+from kilonova.compute.store import cell_mappings, hosts, mappings, servers
 from kilonova.compute.store.cell_mappings import CELL0, CELL1
 from kilonova.core.context import service_context
-from kilonova.core.db import SQLite
+from kilonova.core.db import Lost
 from kilonova.testing.compute import ComputeWorld
 from kilonova.testing.fakes import IMAGE, NETWORK
 
@@ -50,9 +51,12 @@ async def cell_of(w: ComputeWorld, server_id: str) -> str:
 
 def silence(w: ComputeWorld, name: str) -> None:
     """Its database is gone."""
-    db = w.cell_dbs[name]
-    assert isinstance(db, SQLite)
-    db.abandon()
+
+    async def lost(*arguments: Any) -> Any:
+        raise Lost("the database is gone")
+
+    for method in ("all", "one", "transact"):
+        setattr(w.cell_dbs[name], method, lost)
 
 
 def hang(w: ComputeWorld, name: str) -> None:
@@ -152,6 +156,30 @@ def test_in_one_database_the_mapping_alone_tells_cell0_from_cell1(compute: Run) 
         assert await cell_mappings.whose(w.db) == [CELL0, CELL1]
 
     compute(story)
+
+
+def test_what_was_written_before_cells_had_uuids_is_found(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        server_id = await boot(w, "old")
+        await w.db.transact(lambda tx: mappings.place(tx, server_id, "cell1"))
+        w.compute.cells._where.clear()
+        assert (await w.client().get(f"/v2.1/servers/{server_id}")).json["server"]["status"] == "ACTIVE"
+        assert (await w.client().post(f"/v2.1/servers/{server_id}/action", {"os-stop": None})).status == 202
+        await at_rest(w)
+        assert (await w.client().get(f"/v2.1/servers/{server_id}")).json["server"]["status"] == "SHUTOFF"
+
+    compute(story)
+
+
+def test_a_host_with_the_name_of_one_in_another_cell_is_refused(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        w.agents[1].bus = w.cell_buses["cell1"]
+        with pytest.raises(ElsewhereMapped, match="Host host-2 reports to cell cell1, but is mapped to cell"):
+            await w.agents[1].report()
+        w.agents[1].bus = w.cell_buses["cell2"]
+        assert [host.host for host in await hosts.every(w.cell_dbs["cell1"])] == ["host-1"]
+
+    compute(story, cells=2)
 
 
 def test_a_retry_stays_in_the_cell_of_the_first_host(compute: Run) -> None:
