@@ -1,5 +1,6 @@
 """The compute service: its collaborators, its lifetime, what hosts report to it, and the contract that other services use."""
 
+import functools
 from typing import Any
 
 from kilonova.compute import rpc
@@ -171,7 +172,8 @@ class ComputeService:
             self._listen(cell, cell.bus or self.bus)
         if not cell.tasks:
             cell.tasks.append(self.tasks.every(f"operation leases of {cell.title}", RENEW_S, cell.ops.renew))
-            cell.tasks.append(self.tasks.every(f"operations of {cell.title} that nobody runs", RENEW_S, cell.ops.adopt, at_once=True))
+            adopt = functools.partial(self._adopt_in, cell)
+            cell.tasks.append(self.tasks.every(f"operations of {cell.title} that nobody runs", RENEW_S, adopt, at_once=True))
         self.hosts.stale()
 
     def _listen(self, cell: Cell, bus: Bus) -> None:
@@ -205,6 +207,11 @@ class ComputeService:
     async def _adopt(self) -> None:
         for operations in self._own_operations():
             await operations.adopt()
+
+    async def _adopt_in(self, cell: Cell) -> None:
+        """While it does not answer there is nothing to be found in it; that has been said."""
+        if not cell.why:
+            await cell.ops.adopt()
 
     async def _beat(self) -> None:
         now = self.runtime.now_us()
