@@ -372,14 +372,16 @@ class Cloud:
         return Hypervisors(plan, self.runtime, self.log, self.bus, settings, reach, machines=machines)
 
     def _tell_others(self, compute: ComputeService) -> None:
-        """Notifications, and operations that have waited for the broker."""
+        """Notifications."""
         compute.notifier = notifier(self.settings(BUS_OPTIONS), self.broker, self.runtime, self.log.child("notifications"))
-        if self.broker is not None and compute.conducts:
-            self.broker.when_back(lambda: self._look_for_operations(compute))
 
-    def _look_for_operations(self, compute: ComputeService) -> None:
-        """Whoever handed operations over while there was no broker could tell nobody."""
-        self.tasks.start("operations after an outage of the broker", compute.recover())
+    def _broker_is_back(self) -> None:
+        """Who waited for it need not wait any longer."""
+        if self.network is not None:
+            self.tasks.start("network after an outage of the broker", self.network.broker_is_back())
+        if self.compute is not None and self.compute.conducts:
+            self.tasks.start("operations after an outage of the broker", self.compute.broker_is_back())
+        self.hypervisors.broker_is_back()
 
     def _serve(self) -> None:
         """What other processes ask of the services of this one."""
@@ -453,8 +455,9 @@ class Cloud:
                 await self.compute.start()
         if isinstance(self.compute, ComputeService):
             self._tell_others(self.compute)
-        if not self.embedded:
+        if self.broker is not None:
             self._serve()
+            self.broker.when_back(self._broker_is_back)
         with self.timed("compute"):
             await self.hypervisors.start_guests()
             if self.compute is not None and self.compute.conducts:

@@ -198,6 +198,10 @@ class Hypervisors:
         heart = Heart(self.compute_agents, self.bus, self._settings["DEFAULT"].report_interval)
         self.tasks.every("heartbeat of hypervisors", heart.interval_s, heart.beat)
 
+    def broker_is_back(self) -> None:
+        for agent in self.network_agents:
+            agent.broker_is_back()
+
     async def destroy(self) -> None:
         """Remove the guests and the dataplane; called before `stop` when the cloud is to be forgotten."""
         for agent in self.compute_agents:

@@ -61,6 +61,7 @@ class HypervisorProcess(Lifetime):
                     control = RabbitBus(rabbit_options(settings[1], control_url), runtime, self.log.child("control"), name=self.plan.node)
                     await control.start(BROKER_WAIT_S)
                 hypervisors = self._hypervisors(runtime, bus, control or bus, settings[0])
+                (control or bus).when_back(hypervisors.broker_is_back)
                 await self._unless_stopped(self._start(hypervisors))
             except Exception as error:
                 raise self.failed(error) from error

@@ -108,6 +108,7 @@ class ComputeService:
             timeout_s=settings["api"].cell_timeout,
         )
         self.hosts = Hosts(self.cells, runtime, placement, settings)
+        self.broker_back_at = float("-inf")
         self.accepted: dict[str, Server] = {}
         """Operation -> the server that its create is about to make: saves the first run from reading what was just written."""
         self.views: dict[tuple[Any, ...], tuple[int, bytes]] = {}
@@ -153,6 +154,13 @@ class ComputeService:
                 taken += await cell.ops.adopt(everything=self.exclusive)
         self.exclusive = False
         return taken
+
+    async def broker_is_back(self) -> None:
+        """Operations that wait for the broker go on, and those that nobody could be told of are found."""
+        self.broker_back_at = self.runtime.monotonic()
+        for operations in (self.api_ops, *(cell.ops for cell in self.cells.faces if not cell.why)):
+            operations.wake()
+        await self.recover()
 
     async def stop(self) -> None:
         for cell in self.cells.every:

@@ -141,6 +141,8 @@ class Operations:
         self.verbs: Mapping[str, Verb] = {}
         self.running: dict[str, _Running] = {}
         self.given_up = 0
+        self._pauses = 0
+        self._asleep: dict[int, asyncio.Event] = {}
         self._opened: dict[str, float] = {}
         """Operations that this runner has opened and not started yet, with the monotonic time until which they may."""
         c, bind = table.c, sa.bindparam
@@ -226,9 +228,10 @@ class Operations:
                     raise
                 except Exception as error:
                     why = error
-                    (self.log.warning if isinstance(error, Error) else self.log.error)(
-                        "attempt failed", operation=op.id, verb=op.verb, resource=op.resource_id, attempt=op.attempts, error=error
+                    log = (
+                        self.log.debug if isinstance(error, NoBroker) else self.log.warning if isinstance(error, Error) else self.log.error
                     )
+                    log("attempt failed", operation=op.id, verb=op.verb, resource=op.resource_id, attempt=op.attempts, error=error)
                 again = await self._again(op, patient=isinstance(why, (NoBroker, Lost)))
                 if again is None:
                     return
@@ -259,7 +262,7 @@ class Operations:
         is away (`patient`) is waited for, and costs no attempt."""
         pause_s = PATIENT_S if patient else min(PAUSE_S * 2.0 ** (op.attempts - 1), PAUSE_MAX_S)
         while True:
-            await self.runtime.sleep(pause_s * self.runtime.random.uniform(0.5, 1.0))
+            await self._pause(pause_s * self.runtime.random.uniform(0.5, 1.0))
             try:
                 row = await self.db.one(self._get, {"id": op.id})
                 if row is None:
@@ -276,6 +279,23 @@ class Operations:
                 continue
             if claimed is not None:
                 return claimed
+
+    async def _pause(self, seconds: float) -> None:
+        """Until the time is over, or `wake` is called."""
+        up = asyncio.Event()
+        key = self._pauses = self._pauses + 1
+        self._asleep[key] = up
+        timer = asyncio.get_running_loop().call_later(seconds, up.set)
+        try:
+            await up.wait()
+        finally:
+            timer.cancel()
+            del self._asleep[key]
+
+    def wake(self) -> None:
+        """What was away is back: operations that wait for their next attempt need not wait any longer."""
+        for up in self._asleep.values():
+            up.set()
 
     async def _take(self, op: Operation, *, counts: bool = True) -> Operation | None:
         """The operation in our name with a new epoch, or None when somebody was quicker. counts: as an attempt."""

@@ -33,6 +33,7 @@ from kilonova.network.store.tables import leases, metadata
 T = TypeVar("T")
 POLL_S = 1.0
 GRACE_S = 5.0
+BACK_S = (0.0, 1.0, 2.0, 3.0)
 BEAT_WINDOW_S = 2.0
 ANEW_S = 1.0
 HINT_S = 0.01
@@ -144,6 +145,14 @@ class NetworkService:
         for host in list(self.topology.vteps):
             if host not in self.dispatcher.online:
                 self.dispatcher.call_in(host)
+
+    async def broker_is_back(self) -> None:
+        """Hosts that were given up while it was away are called in, as they come back themselves."""
+        for pause_s in BACK_S:
+            await self.runtime.sleep(pause_s)
+            for host in list(self.topology.vteps):
+                if self.leading and host not in self.dispatcher.online:
+                    self.dispatcher.call_in(host)
 
     async def rebuild(self) -> None:
         """Derive the topology from the rows anew."""

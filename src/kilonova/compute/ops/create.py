@@ -33,6 +33,8 @@ from kilonova.network.contract import Allocate, NicRequest
 from kilonova.placement.contract import NoCapacity
 
 GENERATION = 1
+SETTLING_S = 15.0
+"""After the broker's return, until all hosts listen again."""
 EVENT = "compute__do_build_and_run_instance"
 
 
@@ -152,7 +154,7 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
             await _fail(c, op, server, there, error, _refused(tried), gone=False)
             return
         except Error as error:
-            if _elsewhere(error, host.host):
+            if _elsewhere(c, error, host.host):
                 raise
             c.log.warning("build failed on host", server=server.id, host=host.host, error=error)
             await _still_ours(c, op)
@@ -236,7 +238,7 @@ async def _build_on(
             undo.keep()
             raise
         except Exception as error:
-            if _elsewhere(error, host.host):
+            if _elsewhere(c, error, host.host):
                 undo.keep()  # the next attempt goes on from here
                 raise
             maybe = touched or (sent and not isinstance(error, Undelivered))
@@ -249,10 +251,13 @@ async def _build_on(
     await _settle(c, op, placed, cell, done.power_state)
 
 
-def _elsewhere(error: Exception, host: str) -> bool:
-    """Whether a service, the broker or a database is away: not the host's fault, and nothing that another host would do better."""
+def _elsewhere(c: ComputeService, error: Exception, host: str) -> bool:
+    """Whether a service, the broker or a database is away: not the host's fault, and nothing that another host would do better. Nor is it
+    the host's fault when the broker has been back for a moment only."""
     if not isinstance(error, Unavailable):
         return False
+    if isinstance(error, Undelivered) and c.runtime.monotonic() - c.broker_back_at < SETTLING_S:
+        return True
     return isinstance(error, NoBroker) or error.details.get("address") != f"compute.{host}"
 
 

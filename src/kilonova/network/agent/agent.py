@@ -161,6 +161,10 @@ class NetworkAgent:
                 self._leader = ""
         return await self.bus.call(rpc.FACTS, message)
 
+    def broker_is_back(self) -> None:
+        """Commands may have been lost while it was away, and whoever leads thinks that this host is gone."""
+        self._resync_later(at_once=True)
+
     async def _resync_asked(self, message: rpc.Resync) -> None:
         self._heed(message.epoch, message.facts_address)
         self._resync_later(at_once=True)
