@@ -313,11 +313,12 @@ def test_a_host_that_missed_too_much_is_synchronised(run: Run, monkeypatch: pyte
         await w.service.allocate(ctx, allocate("s0", "h1", net["id"]))
         await w.settle()
         syncs = w.agents["h1"].syncs
-        w.service.dispatcher._sending["h1"] = None  # as if a command took long
+        w.service.dispatcher._sending["h1"] = False  # as if a command took long
         for i in range(1, 9):
             await w.service.allocate(ctx, allocate(f"s{i}", "h2", net["id"]))
             await w.service.wait_wired(ctx, f"s{i}", 5)
         del w.service.dispatcher._sending["h1"]
+        w.service.topology.has_news = True
         w.service.dispatcher.kick()
         await w.settle()
         assert w.agents["h1"].syncs == syncs + 1
@@ -336,11 +337,12 @@ def test_a_host_that_leaves_a_network_and_comes_back_at_once_forgets_who_has_gon
         await w.service.allocate(ctx, allocate("s2", "h2", net["id"]))
         await w.settle()
         assert len(one.state.remote_ports) == 1
-        w.service.dispatcher._sending["h1"] = None  # as if a command took long
+        w.service.dispatcher._sending["h1"] = False  # as if a command took long
         await w.service.release(ctx, "s1")
         await w.service.release(ctx, "s2")
         await w.service.allocate(ctx, allocate("s3", "h1", net["id"]))
         del w.service.dispatcher._sending["h1"]
+        w.service.topology.has_news = True
         w.service.dispatcher.kick()
         await agree(w)
         assert one.state.remote_ports == ()  # type: ignore[comparison-overlap]

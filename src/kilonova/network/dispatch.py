@@ -47,7 +47,8 @@ class Dispatcher:
         self._numbers: dict[str, int] = {}
         """host -> commands sent in its session"""
         self._life = runtime.uuid_hex()[:8]
-        self._sending: dict[str, None] = {}
+        self._sending: dict[str, bool] = {}
+        """Hosts that are being told something -> whether that shall be all there is, news about others too"""
         self._collecting = False
         self._round_began: float | None = None
         self._round_s = 0.0
@@ -82,7 +83,7 @@ class Dispatcher:
         if not self.leading:
             return
         for host in self.topology.urgent():
-            self._start(host)
+            self._start(host, news=False)
         if self.topology.has_news and not self._collecting and not self.tasks.closed and self.online:
             self._collecting = True
             self.tasks.start("collect network news", self._collect())
@@ -94,18 +95,20 @@ class Dispatcher:
         urgent, calm = self.topology.waiting()
         self.topology.has_news = False
         for host in [*urgent, *calm]:
-            self._start(host)
+            self._start(host, news=True)
 
-    def _start(self, host: str) -> None:
-        if host in self.online and host not in self._sending and not self.tasks.closed:
-            self._sending[host] = None
+    def _start(self, host: str, *, news: bool) -> None:
+        if host in self._sending:
+            self._sending[host] |= news
+        elif host in self.online and not self.tasks.closed:
+            self._sending[host] = news
             self.tasks.start(f"network commands to {host}", self._send(host))
 
     async def _send(self, host: str) -> None:
         epoch = self.online.get(host)
         try:
             while self.online.get(host) == epoch and self.may_act():
-                order = self.topology.take(host)
+                order = self.topology.take(host, news=self._sending[host])
                 if not order:
                     return
                 if order.resync:

@@ -113,7 +113,7 @@ class SQLite:
             f"synchronous={synchronous}",
             "foreign_keys=ON",
             "busy_timeout=5000",
-            "cache_size=-8000",
+            "cache_size=-64000",
             f"wal_autocheckpoint={CHECKPOINT_PAGES}",
             "temp_store=MEMORY",
         ):

@@ -651,8 +651,9 @@ class Topology:
         self._urgent.pop(host, None)
         return state
 
-    def take(self, host: str) -> Order:
-        """The commands that bring the host from what it was told last to what it shall be now."""
+    def take(self, host: str, *, news: bool = True) -> Order:
+        """The commands that bring the host from what it was told last to what it shall be now; without `news`, but for where others'
+        addresses are."""
         marks = self._marks.get(host)
         if marks is None:
             return Order(())
@@ -682,7 +683,7 @@ class Topology:
         gone_networks = [key for key in marks.told_networks if key not in networks]
         for key in gone_networks:
             marks.read.pop(key, None)
-        remotes, gone_remotes, lost = self._remote_news(host, marks)
+        remotes, gone_remotes, lost = self._remote_news(host, marks) if news else ((), (), False)
         if lost:
             return Order((), resync=True)
         peers: list[rpc.Command] = [rpc.PutPeers(peers=self._peers_of(host, networks))] if marks.peers else []
