@@ -77,7 +77,7 @@ def test_a_boot_on_anothers_keystone_and_glance(tmp_path: Path) -> None:
         alternate = Client(here.edges["compute"], {"x-auth-token": token})
         links = expect(await alternate.get(f"/v2.1/images/{prepared['image']}"), 200)["image"]["links"]
         assert any(link["href"].startswith("http://glance/images/") for link in links)
-        await here._fetch(prepared["image"], str(tmp_path / "fetched"))
+        await here.hypervisors.reach.fetch(prepared["image"], str(tmp_path / "fetched"))
         assert (tmp_path / "fetched").read_bytes() == bytes(4096)
         nobody = await Client(here.edges["compute"], {"x-auth-token": "nonsense"}).get("/v2.1/servers")
         assert nobody.status == 401 and nobody.headers["www-authenticate"] == 'Keystone uri="http://keystone"'
