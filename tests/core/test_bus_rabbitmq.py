@@ -582,7 +582,7 @@ def test_a_broker_is_killed_in_mid_call_loses_its_disk_and_comes_back(tmp_path: 
 
                 async def handle(message: Heartbeat) -> NetworkReady:
                     ran.append(message.host)
-                    await asyncio.sleep(0.5 if message.host == "long" else 0)
+                    await asyncio.sleep(3.0 if message.host == "long" else 0)
                     return NetworkReady(network_id=message.host)
 
                 async def news(message: Heartbeat) -> None:
