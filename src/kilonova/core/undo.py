@@ -36,9 +36,10 @@ class Undo:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None or not isinstance(error, Exception) or isinstance(error, LostLease) or not self._steps:
             return
-        if self._allowed is not None and not await self._may(self._allowed):
-            return
         while self._steps:
+            # Before each: the process may have been asleep during the one before.
+            if self._allowed is not None and not await self._may(self._allowed):
+                return
             function, arguments = self._steps.pop()
             try:
                 await function(*arguments)
