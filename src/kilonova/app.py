@@ -337,6 +337,7 @@ class Cloud:
                 conducts=self.plan.conducts or self.embedded,
                 node=self.plan.node,
             )
+            service.notifier = notifier(self.settings(BUS_OPTIONS), self.broker, self.runtime, self.log.child("notifications"))
             register_compute(service)
             self.edges["compute"] = compute_edge(service, policy=self.policy(COMPUTE_RULES), **self._common("compute"))
         return service
@@ -363,17 +364,14 @@ class Cloud:
         return RabbitBus(options, self.runtime, self.log.child("bus"), name=self.plan.node)
 
     def _hypervisors(self, machines: Machines | None) -> Hypervisors:
-        """The hosts of this process; none without compute and network, unless they are reached over the broker."""
+        """The hosts of this process. In a cloud that is one process they have no agents for services that are not there."""
         plan = self.plan
         if self.embedded and self.network is None:
             plan = msgspec.structs.replace(plan, runs_guests=False)
+        guests = not self.embedded or self.compute is not None
         settings = {**self.settings(network_config.OPTIONS), **self.settings(compute_config.OPTIONS)}
-        reach = Reach(self) if self.embedded else ReachOverBus(self.bus, self.runtime)
-        return Hypervisors(plan, self.runtime, self.log, self.bus, settings, reach, machines=machines)
-
-    def _tell_others(self, compute: ComputeService) -> None:
-        """Notifications."""
-        compute.notifier = notifier(self.settings(BUS_OPTIONS), self.broker, self.runtime, self.log.child("notifications"))
+        reach = ReachInProcess(self) if self.embedded else ReachOverBus(self.bus, self.runtime)
+        return Hypervisors(plan, self.runtime, self.log, self.bus, settings, reach, machines=machines, guests=guests)
 
     def _broker_is_back(self) -> None:
         """Who waited for it need not wait any longer."""
@@ -453,8 +451,6 @@ class Cloud:
                 vars(self.compute.settings["glance"])["endpoint_override"] = await self._glance.url()  # links to images begin with it
             with self.timed("compute"):
                 await self.compute.start()
-        if isinstance(self.compute, ComputeService):
-            self._tell_others(self.compute)
         if self.broker is not None:
             self._serve()
             self.broker.when_back(self._broker_is_back)
@@ -486,7 +482,7 @@ class Cloud:
         self.runtime.close()
 
 
-class Reach:
+class ReachInProcess:
     """The rest of the cloud from a hypervisor in the same process."""
 
     def __init__(self, cloud: Cloud) -> None:

@@ -113,8 +113,10 @@ class Hypervisors:
         *,
         machines: Machines | None = None,
         cell_bus: Bus | None = None,
+        guests: bool = True,
     ) -> None:
-        """settings: the snapshots of compute's and network's groups. cell_bus: for what compute says, where a cell has its own."""
+        """settings: the snapshots of compute's and network's groups. cell_bus: for what compute says, where a cell has its own.
+        guests: with agents of compute, not only of network."""
         self.plan = plan
         self.runtime = runtime
         self.bus = cell_bus or bus
@@ -149,6 +151,7 @@ class Hypervisors:
                 builds=settings["DEFAULT"].max_concurrent_builds,
             )
             for host in plan.hypervisors()
+            if guests
         ]
 
     def _hypervisor(self, host: str) -> HypervisorDriver:
@@ -195,6 +198,8 @@ class Hypervisors:
             await agent.start()
 
     def start_heart(self) -> None:
+        if not self.compute_agents:
+            return
         heart = Heart(self.compute_agents, self.bus, self._settings["DEFAULT"].report_interval)
         self.tasks.every("heartbeat of hypervisors", heart.interval_s, heart.beat)
 

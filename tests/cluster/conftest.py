@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.cluster.cluster import Cluster
 from tests.engines import rabbitmq
 from tests.engines.postgresql import PostgreSQL

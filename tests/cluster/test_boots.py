@@ -3,8 +3,10 @@
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from tests.cluster.cluster import Api
+from kilonova.compute.drivers.fake.journal import GuestJournal
+from tests.cluster.cluster import Api, Process
 from tests.cluster.conftest import APIS, Stand
 
 OFFSET = 11000
@@ -18,6 +20,10 @@ def started(stand: Stand, conductors: int = 2) -> Api:
     for number in range(2):
         cluster.start(f"hypervisor{number}", ["hypervisor"], offset=OFFSET)
     return Api({service: front.url(service) for service in ("identity", "image", "compute", "network")})
+
+
+def loaded(process: Process) -> str:
+    return Path(f"/proc/{process.pid}/maps").read_text()
 
 
 def hosts(api: Api) -> dict[str, str]:
@@ -50,7 +56,9 @@ def test_a_server_lives_and_each_process_is_seen(stand: Stand) -> None:
     api.until(server, "GONE")
     for process in stand.cluster.processes.values():
         assert '"level":"error"' not in process.log(), process.log()
-        assert not stand.cluster.processes["hypervisor0"].log().count("sqlalchemy")
+    # What a process has loaded shows in its memory map: an agent cannot open a database.
+    assert "/sqlalchemy/" in loaded(stand.cluster.processes["conductor0"])
+    assert "/sqlalchemy/" not in loaded(stand.cluster.processes["hypervisor0"])
 
 
 def test_a_killed_conductor_leaves_nothing_behind(stand: Stand) -> None:
@@ -68,7 +76,7 @@ def test_a_killed_conductor_leaves_nothing_behind(stand: Stand) -> None:
 
 
 def test_boots_outlive_an_absent_broker(stand: Stand) -> None:
-    """What was accepted is done within ten seconds of the broker's return."""
+    """What was accepted is done soon after the broker's return: in ten seconds, and some more for a busy machine."""
     api = started(stand)
     ids = api.prepare()
     with ThreadPoolExecutor(8) as pool:
@@ -87,8 +95,6 @@ def test_boots_outlive_an_absent_broker(stand: Stand) -> None:
 
 def guests(stand: Stand) -> int:
     """Fake guests of all hypervisors, from their journals."""
-    from kilonova.compute.drivers.fake.journal import GuestJournal
-
     found = 0
     for number in range(2):
         journal = GuestJournal(stand.folder / f"hypervisor{number}" / "state" / "instances" / "fake-guests.jsonl")

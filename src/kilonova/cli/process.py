@@ -229,6 +229,6 @@ def standing_warnings(process: Process) -> list[str]:
     kvm = kvm_verdict() if process.driver == "libvirt" and "compute" in process.servers else ""
     if kvm:
         out.append(f"Guests run emulated, which is slow: {kvm}.")
-    if process.driver == "fake" and "compute" in process.servers:
+    if process.driver == "fake" and process.runs_guests:
         out.append("Guests and networks are fake (--driver fake).")
     return out

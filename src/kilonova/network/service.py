@@ -522,8 +522,8 @@ class NetworkService:
     async def _allocate(self, ctx: Context, request: Allocate, *, more: bool) -> tuple[Nic, ...]:
         async def body(w: Work) -> tuple[Nic, ...]:
             found = await servers.allocate(w, request, more=more)
-            if any(port.status != "ACTIVE" for port in found):
-                # Before the host hears of it: whoever waits for the wiring then need not look first.
+            if self.exclusive and not more and any(port.status != "ACTIVE" for port in found):
+                # Before the host hears of it: whoever waits for the wiring, which is in this process, need not look first.
                 self._wiring.setdefault(request.server_id, asyncio.Event())
             return (await servers.nics(w.tx, found, new=True, known=w.networks)).get(request.server_id, ())
 
