@@ -25,7 +25,7 @@ from typing import Any
 import uvloop
 
 from kilonova.core import config
-from kilonova.core.db import SQLite
+from kilonova.core.db.sqlite import SQLite
 from kilonova.core.log import Log, Sink
 from kilonova.core.policy import Policy
 from kilonova.core.runtime import Runtime

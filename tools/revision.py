@@ -17,8 +17,8 @@ from alembic.autogenerate import produce_migrations, render_python_code
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from kilonova.core.db import Json
 from kilonova.core.db.schema import History
+from kilonova.core.db.statements import Json
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 

@@ -26,8 +26,10 @@ from kilonova.core.bus.config import rabbit_options
 from kilonova.core.bus.notifications import notifier
 from kilonova.core.config import Settings
 from kilonova.core.context import service_context
-from kilonova.core.db import Database, SQLite, open_database, schema
+from kilonova.core.db import Database, schema
 from kilonova.core.db.config import DATABASE_OPTIONS
+from kilonova.core.db.opening import open_database
+from kilonova.core.db.sqlite import SQLite
 from kilonova.core.db.url import masked
 from kilonova.core.edge import Authenticate, Edge
 from kilonova.core.log import Log, Sink

@@ -15,7 +15,7 @@ from kilonova.cli.tree import kilonova
 from kilonova.compute.model import Flavor, Host, Scheduling, Server
 from kilonova.compute.store import cell_mappings, mappings, servers
 from kilonova.compute.store import hosts as host_store
-from kilonova.core.db import SQLite
+from kilonova.core.db.sqlite import SQLite
 from kilonova.core.runtime import Runtime
 
 CELL0 = "00000000-0000-0000-0000-000000000000"

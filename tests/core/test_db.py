@@ -9,7 +9,9 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from kilonova.core.db import Duplicate, Json, Lost, SQLite, Transaction, inserted, prepared
+from kilonova.core.db import Duplicate, Lost, Transaction
+from kilonova.core.db.sqlite import SQLite
+from kilonova.core.db.statements import Json, inserted, prepared
 from kilonova.core.runtime import Runtime
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from kilonova.core.db import Database, Lost, SQLite, Transaction
+from kilonova.core.db import Database, Lost, Transaction
+from kilonova.core.db.sqlite import SQLite
 from kilonova.core.leases import Lease, leases_table
 from kilonova.testing.simulation import SimRuntime, run
 

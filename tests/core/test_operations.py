@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from kilonova.core.bus import Unreachable
 from kilonova.core.context import service_context
-from kilonova.core.db import Lost, SQLite, Transaction
+from kilonova.core.db import Lost, Transaction
+from kilonova.core.db.sqlite import SQLite
 from kilonova.core.errors import Error
 from kilonova.core.log import Log, Sink
 from kilonova.core.operations import LEASE_S, MAX_ATTEMPTS, RENEW_S, LostLease, Operation, Operations, Verb, operations_table

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from kilonova.core.db import Database, Duplicate, Json, Transaction, Unfit, inserted, prepared
+from kilonova.core.db import Database, Duplicate, Transaction, Unfit
+from kilonova.core.db.statements import Json, inserted, prepared
 from kilonova.core.runtime import Runtime
 from tests.databases.conftest import Open
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from kilonova.core.db import Lost, OutcomeUnknown, Transaction, inserted, prepared
+from kilonova.core.db import Lost, OutcomeUnknown, Transaction
 from kilonova.core.db.opening import driver_of
 from kilonova.core.db.pool import Limits
 from kilonova.core.db.schema import sync
 from kilonova.core.db.server import Server
+from kilonova.core.db.statements import inserted, prepared
 from kilonova.core.db.url import parse
 from kilonova.core.log import Log, Sink
 from kilonova.core.runtime import Runtime

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 
 from kilonova.compute.store.migrations.api import HISTORY as COMPUTE_API
 from kilonova.compute.store.migrations.cell import HISTORY as COMPUTE_CELL
-from kilonova.core.db import Database, inserted
+from kilonova.core.db import Database
 from kilonova.core.db.schema import History, NotMigrated, TooOld, check, forward, states, sync
+from kilonova.core.db.statements import inserted
 from kilonova.identity.store.migrations import HISTORY as IDENTITY
 from kilonova.image.store.migrations import HISTORY as IMAGE
 from kilonova.network.store.migrations import HISTORY as NETWORK

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilonova.core.config import ConfigError
-from kilonova.core.db import open_database
+from kilonova.core.db.opening import open_database
 from kilonova.core.db.url import BadUrl, parse
 from kilonova.core.log import Log, Sink
 from kilonova.core.runtime import Runtime

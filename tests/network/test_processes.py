@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kilonova.core import binding
-from kilonova.core.db import SQLite
+from kilonova.core.db.sqlite import SQLite
 from kilonova.core.log import Log, Sink
 from kilonova.network import contract, rpc
 from kilonova.network.contract import WiringFailed

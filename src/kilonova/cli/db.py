@@ -70,7 +70,8 @@ def status(state: str | None, config_files: tuple[str, ...], output: str) -> Non
 @config_option
 def import_(source: str, state: str | None, config_files: tuple[str, ...]) -> None:
     """Copy every table of an embedded database into the empty one that --config names."""
-    from kilonova.core.db import SQLite, copying, url
+    from kilonova.core.db import copying, url
+    from kilonova.core.db.sqlite import SQLite
     from kilonova.core.runtime import Runtime
 
     try:
@@ -113,7 +114,8 @@ def _opened(state: str | None, config_files: tuple[str, ...], *, fresh: bool = T
     from kilonova.cli.settle import OPTIONS, readable
     from kilonova.core import config
     from kilonova.core.db import config as db_config
-    from kilonova.core.db import open_database, url
+    from kilonova.core.db import url
+    from kilonova.core.db.opening import open_database
     from kilonova.core.log import Log, Sink
     from kilonova.core.runtime import Runtime
 

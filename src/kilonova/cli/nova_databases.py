@@ -49,7 +49,7 @@ class Databases:
     def open(self, connection: str) -> Any:
         """An empty URL is that of the API database. Raises Failure."""
         from kilonova.core.config import ConfigError
-        from kilonova.core.db import open_database
+        from kilonova.core.db.opening import open_database
 
         url = connection or self.api_connection
         if url not in self._open:

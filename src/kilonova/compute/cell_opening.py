@@ -6,7 +6,8 @@ from kilonova.compute.cells import Opener, Parts
 from kilonova.compute.store.cell_mappings import NO_BUS, CellMapping
 from kilonova.core.bus.config import rabbit_options
 from kilonova.core.config import Settings
-from kilonova.core.db import Database, open_database
+from kilonova.core.db import Database
+from kilonova.core.db.opening import open_database
 from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
 

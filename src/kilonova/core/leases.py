@@ -11,7 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Database, Duplicate, Transaction, inserted, prepared
+from kilonova.core.db import Database, Duplicate, Transaction
+from kilonova.core.db.statements import inserted, prepared
 from kilonova.core.runtime import Runtime
 
 LEASE_S = 7.0

@@ -20,7 +20,8 @@ import sqlalchemy as sa
 
 from kilonova.core.bus.interface import NoBroker
 from kilonova.core.context import Context
-from kilonova.core.db import Database, Json, Lost, Transaction, inserted, prepared
+from kilonova.core.db import Database, Lost, Transaction
+from kilonova.core.db.statements import Json, inserted, prepared
 from kilonova.core.errors import Error, Unavailable
 from kilonova.core.log import Log, request_id
 from kilonova.core.runtime import Runtime

@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 
-from kilonova.core.db import Database, SQLite
+from kilonova.core.db import Database
 from kilonova.core.db.opening import driver_of
 from kilonova.core.db.pool import Driver, Limits, Wire
 from kilonova.core.db.server import Server
+from kilonova.core.db.sqlite import SQLite
 from kilonova.core.db.url import Url, parse
 from kilonova.core.log import Log, Sink
 from kilonova.core.runtime import Runtime

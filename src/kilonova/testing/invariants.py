@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from kilonova.app import Cloud
 from kilonova.compute.drivers import PowerState
 from kilonova.compute.store import api_tables, cell_tables
-from kilonova.core.db import prepared
+from kilonova.core.db.statements import prepared
 from kilonova.hypervisor import Machines
 from kilonova.image.drivers import IMAGE
 from kilonova.image.drivers.memory import MemoryStore

@@ -6,7 +6,8 @@ import sqlalchemy as sa
 from kilonova.compute.model import Action, Event
 from kilonova.compute.store.cell_tables import actions as a
 from kilonova.compute.store.cell_tables import events as e
-from kilonova.core.db import Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 
 _INSERT = inserted(a)
 _INSERT_EVENT = inserted(e)

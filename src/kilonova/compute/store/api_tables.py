@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 from kilonova.compute.model import Outline, Server
-from kilonova.core.db import Json
+from kilonova.core.db.statements import Json
 from kilonova.core.operations import operations_table
 
 metadata = sa.MetaData()

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from kilonova.compute.store.api_tables import cell_mappings, host_mappings
 from kilonova.compute.store.cell_tables import identity
-from kilonova.core.db import Duplicate, Reader, Transaction, inserted, prepared
+from kilonova.core.db import Duplicate, Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 
 CELL0 = "00000000-0000-0000-0000-000000000000"
 """Holds servers that found no host; has no hosts and no bus."""

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from kilonova.compute.model import Fault, Flavor, Nic, Scheduling
-from kilonova.core.db import Json
+from kilonova.core.db.statements import Json
 from kilonova.core.operations import operations_table
 
 metadata = sa.MetaData()

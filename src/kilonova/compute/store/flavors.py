@@ -7,7 +7,8 @@ import sqlalchemy as sa
 
 from kilonova.compute.model import Flavor
 from kilonova.compute.store.api_tables import flavor_access, flavors
-from kilonova.core.db import Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 
 _FIELDS = Flavor.__struct_fields__
 _COLUMNS = [flavors.c[name] for name in _FIELDS]

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from kilonova.compute.model import Daemon, Host
 from kilonova.compute.store.cell_tables import daemons as d
 from kilonova.compute.store.cell_tables import hosts as h
-from kilonova.core.db import Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 
 _FIELDS = Host.__struct_fields__
 _INSERT = inserted(h)

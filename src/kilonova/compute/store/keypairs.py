@@ -7,7 +7,8 @@ import sqlalchemy as sa
 
 from kilonova.compute.model import Keypair
 from kilonova.compute.store.api_tables import keypairs
-from kilonova.core.db import Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 
 _FIELDS = Keypair.__struct_fields__
 _COLUMNS = [keypairs.c[name] for name in _FIELDS]

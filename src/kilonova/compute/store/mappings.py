@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from kilonova.compute.model import Outline, Server
 from kilonova.compute.store.api_tables import build_requests, counters, quota_limits, quota_usages, server_mappings
-from kilonova.core.db import Duplicate, Reader, Transaction, inserted, prepared
+from kilonova.core.db import Duplicate, Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 
 
 class Mapping(msgspec.Struct, frozen=True):

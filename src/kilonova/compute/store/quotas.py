@@ -6,7 +6,8 @@ A scope is a project's id, "<project>:<user>", or "class:<name>".
 import sqlalchemy as sa
 
 from kilonova.compute.store.api_tables import quota_limits as q
-from kilonova.core.db import Transaction, inserted, prepared
+from kilonova.core.db import Transaction
+from kilonova.core.db.statements import inserted, prepared
 
 _SET = prepared(
     sa.update(q).where(q.c.scope == sa.bindparam("key"), q.c.resource == sa.bindparam("name")).values(maximum=sa.bindparam("to_maximum"))

@@ -8,7 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from kilonova.compute.store.cell_tables import servers as t
-from kilonova.core.db import Prepared, Transaction, prepared
+from kilonova.core.db import Transaction
+from kilonova.core.db.statements import Prepared, prepared
 
 
 def _write(column: str) -> Prepared:

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from kilonova.compute.model import Server
 from kilonova.compute.store.cell_tables import servers as t
-from kilonova.core.db import Prepared, Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import Prepared, inserted, prepared
 
 FIELDS = Server.__struct_fields__
 _COLUMNS = [t.c[name] for name in FIELDS]

@@ -5,7 +5,8 @@ import sqlalchemy as sa
 
 from kilonova.compute.model import Flavor
 from kilonova.compute.store.cell_tables import servers as t
-from kilonova.core.db import Reader, prepared
+from kilonova.core.db import Reader
+from kilonova.core.db.statements import prepared
 
 _alive = t.c.deleted == sa.false()
 _BY_HOST = prepared(

@@ -10,15 +10,11 @@
 Rules that keep all three databases happy: no UPDATE … RETURNING, no SELECT … FOR UPDATE, no deferred constraints; a check and the
 write that depends on it are one conditional UPDATE (look at its row count) or a unique constraint; every SELECT of several
 rows has ORDER BY; a transaction awaits nothing but its own statements; times are integers (microseconds).
+
+What needs SQLAlchemy is had from its own module (`statements`, `opening`, `sqlite`): an agent knows what a lost database is and loads none.
 """
 
 from kilonova.core.db.attempts import attempts
 from kilonova.core.db.facade import Database, Duplicate, Lost, OutcomeUnknown, Reader, Transaction, Unfit
-from kilonova.core.db.opening import open_database
-from kilonova.core.db.sqlite import SQLite
-from kilonova.core.db.statements import Json, Prepared, inserted, prepared
 
-__all__ = [
-    "Database", "Duplicate", "Json", "Lost", "OutcomeUnknown", "Prepared", "Reader", "SQLite", "Transaction", "Unfit",
-    "attempts", "inserted", "open_database", "prepared",
-]  # fmt: skip
+__all__ = ["Database", "Duplicate", "Lost", "OutcomeUnknown", "Reader", "Transaction", "Unfit", "attempts"]

@@ -3,12 +3,13 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from kilonova.core.db.statements import Prepared
 from kilonova.core.errors import BadRequest, Unavailable
 
 T = TypeVar("T")
 Parameters = Mapping[str, Any]
 Row = tuple[Any, ...]
+Statement = Any
+"""A `Prepared`, or one of SQLAlchemy Core's."""
 NONE: Parameters = {}
 
 
@@ -46,17 +47,17 @@ class Unfit(BadRequest):
 class Reader(Protocol):
     """A transaction, or the database itself for committed reads."""
 
-    async def all(self, statement: "Prepared | Any", parameters: Parameters = NONE) -> list[Row]: ...
+    async def all(self, statement: Statement, parameters: Parameters = NONE) -> list[Row]: ...
 
-    async def one(self, statement: "Prepared | Any", parameters: Parameters = NONE) -> Row | None: ...
+    async def one(self, statement: Statement, parameters: Parameters = NONE) -> Row | None: ...
 
 
 class Transaction(Reader, Protocol):
-    async def run(self, statement: "Prepared | Any", parameters: Parameters = NONE) -> int:
+    async def run(self, statement: Statement, parameters: Parameters = NONE) -> int:
         """Rows matched. Raises Duplicate."""
         ...
 
-    async def many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None: ...
+    async def many(self, statement: Statement, parameters: Sequence[Parameters]) -> None: ...
 
 
 class Database(Reader, Protocol):

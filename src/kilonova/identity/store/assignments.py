@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.core.db import Duplicate, Reader, Transaction, inserted, prepared
+from kilonova.core.db import Duplicate, Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 from kilonova.identity.model import Assignment
 from kilonova.identity.store.tables import assignments as t
 from kilonova.identity.store.tables import group_members, implied_roles

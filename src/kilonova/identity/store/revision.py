@@ -2,7 +2,8 @@
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Reader, Transaction, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import prepared
 from kilonova.identity.store.tables import revision
 
 _GET = prepared(sa.select(revision.c.counter).where(revision.c.id == sa.bindparam("id")))

@@ -5,7 +5,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.core.db import Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 from kilonova.identity.model import Endpoint, Group, Region, Role, Service
 from kilonova.identity.store import tables
 

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Json
+from kilonova.core.db.statements import Json
 
 metadata = sa.MetaData()
 ID = sa.String(64)

@@ -2,7 +2,8 @@
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Duplicate, Reader, Transaction, inserted, prepared
+from kilonova.core.db import Duplicate, Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 from kilonova.identity.store.tables import revoked_tokens, token_keys
 
 _KEYS = prepared(sa.select(token_keys).order_by(token_keys.c.id.desc()))

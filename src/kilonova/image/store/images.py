@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.core.db import Duplicate, Prepared, Reader, Transaction, inserted, prepared
+from kilonova.core.db import Duplicate, Reader, Transaction
+from kilonova.core.db.statements import Prepared, inserted, prepared
 from kilonova.image.model import Content, Image, ListQuery
 from kilonova.image.states import IMAGE
 from kilonova.image.store.tables import graves, images, members, owners, properties, tags

@@ -6,7 +6,7 @@ transaction. `image_graves` remembers the ids of deleted images, so that none is
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Json
+from kilonova.core.db.statements import Json
 from kilonova.image.model import Content
 
 metadata = sa.MetaData()

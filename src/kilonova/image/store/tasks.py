@@ -3,7 +3,8 @@
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.core.db import Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 from kilonova.image.model import Task
 from kilonova.image.store.tables import tasks
 

@@ -6,7 +6,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from kilonova.core.context import Context
-from kilonova.core.db import Reader, prepared
+from kilonova.core.db import Reader
+from kilonova.core.db.statements import prepared
 from kilonova.core.http import Request
 from kilonova.core.times import iso
 from kilonova.network.api import attributes as a

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 from kilonova.network.store.tables import ip_allocations, port_security_groups, ports, subnets
 
 a = ip_allocations.c

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Database, Duplicate, Reader, Transaction, inserted, prepared
+from kilonova.core.db import Database, Duplicate, Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 from kilonova.network.store.tables import changes, lanes
 
 LANES = 32

@@ -2,7 +2,8 @@
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 from kilonova.network.store.tables import quotas
 
 c = quotas.c

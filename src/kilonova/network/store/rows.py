@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.core.db import Prepared, Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import Prepared, inserted, prepared
 from kilonova.network import model
 from kilonova.network.store import tables
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Reader, Transaction, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import prepared
 from kilonova.network.model import DHCP, ROUTER_GATEWAY, ROUTER_INTERFACE
 from kilonova.network.store.tables import floating_ips, hosts, ports, routers
 

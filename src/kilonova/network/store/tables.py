@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Json
+from kilonova.core.db.statements import Json
 from kilonova.core.leases import leases_table
 from kilonova.network import model
 

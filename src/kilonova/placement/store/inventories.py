@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.core.db import Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 from kilonova.placement.contract import Inventory
 from kilonova.placement.model import Stock, capacity
 from kilonova.placement.store.tables import inventories

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 from kilonova.placement.standard_names import CLASS_SET, TRAIT_SET
 from kilonova.placement.store import tables
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import msgspec
 import sqlalchemy as sa
 
-from kilonova.core.db import Reader, Transaction, inserted, prepared
+from kilonova.core.db import Reader, Transaction
+from kilonova.core.db.statements import inserted, prepared
 from kilonova.placement.model import Provider
 from kilonova.placement.store.tables import providers
 

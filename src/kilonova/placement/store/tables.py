@@ -6,7 +6,7 @@ What several rows must agree on is a counter in one row, so that every check is 
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Json
+from kilonova.core.db.statements import Json
 
 metadata = sa.MetaData()
 ID = sa.String(36)
