@@ -756,15 +756,19 @@ def test_qemu_opens_the_tap_by_name_and_its_firmware_gets_a_lease() -> None:
         namespace = host._config.host_namespace
         card = f"virtio-net-pci,netdev=n,mac={port.mac}"
         tap = f"tap,id=n,ifname={port.device_name},script=no,downscript=no,vhost=off"
-        argv = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-display", "none", "-vga", "none", "-boot", "n"]
+        argv = ["qemu-system-x86_64", "-accel", "tcg", "-m", "64", "-display", "none", "-vga", "none"]
+        argv += ["-boot", "order=n,reboot-timeout=1000"]
         qemu = await asyncio.create_subprocess_exec(*netns.command(namespace, [*argv, "-netdev", tap, "-device", card]))
         try:
-            for _ in range(200):
-                if (await host.describe()).counters["dhcp_answers"] >= 2 or qemu.returncode is not None:
+            # It answers pings only until it finds that there is nothing to boot; then it starts again.
+            for _ in range(300):
+                answers = (await host.describe()).counters["dhcp_answers"]
+                if answers >= 2 and await away(pings, f"{namespace}-s-{network.id}", "10.0.0.11"):
                     break
+                assert qemu.returncode is None
                 await asyncio.sleep(0.2)
-            assert qemu.returncode is None
-            assert await away(pings, f"{namespace}-s-{network.id}", "10.0.0.11")
+            else:
+                raise AssertionError(f"no ping; {answers} answers of DHCP")
             before = (await host.snapshot()).links
             await host.sync(rpc.HostState(networks=(network,), subnets=(subnet,), ports=(port,), security_groups=(everything,)))
             assert (await host.snapshot()).links == before, "a running guest's tap is left alone"
