@@ -1,0 +1,1 @@
+"""N and N−1 in one cloud: `make test-upgrade`."""
