@@ -42,23 +42,32 @@ class Server:
     user = ""
     fast_end = signal.SIGTERM
 
-    def __init__(self) -> None:
+    def __init__(self, *, address: str = "127.0.0.1", namespace: str = "", port: int = 0) -> None:
+        """namespace: the network namespace that it runs in, where `address` is; a port may then be chosen (0: a free one)."""
         self.folder = folder(self.name, self.user)
-        self.port = free_port()
+        self.address = address
+        self.namespace = namespace
+        self.port = port or free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def run(self, *command: str, stdin: str = "") -> None:
+    def run(self, *command: str, stdin: str = "") -> str:
+        """What it printed. Raises RuntimeError."""
         done = subprocess.run(
-            as_user(self.user, command), cwd=self.folder, input=stdin.encode(), capture_output=True, timeout=120, check=False
+            self.inside(as_user(self.user, command)), cwd=self.folder, input=stdin.encode(), capture_output=True, timeout=120, check=False
         )
         if done.returncode:
             raise RuntimeError(f"{command[0]}: {(done.stderr or done.stdout).decode(errors='replace')[-2000:]}")
+        return done.stdout.decode(errors="replace")
+
+    def inside(self, command: list[str]) -> list[str]:
+        """The command line that runs it in our namespace."""
+        return ["nsenter", f"--net=/run/netns/{self.namespace}", "--", *command] if self.namespace else command
 
     def spawn(self, *command: str) -> None:
         signal_name = signal.Signals(self.fast_end).name.removeprefix("SIG")
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                as_user(self.user, command, end=signal_name),
+                self.inside(as_user(self.user, command, end=signal_name)),
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
