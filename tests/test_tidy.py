@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src" / "kilonova"
 SERVICES = ("identity", "image", "placement", "compute", "network", "volume", "objectstore")
 ADAPTERS = ("ec2", "metadata", "console", "dashboard")
-FREE = ("app", "hypervisor", "plan", "cli", "testing", "__main__")
+FREE = ("app", "admission", "hypervisor", "plan", "cli", "testing", "__main__")
 LAYERS = {
     "routes": 5,
     "service": 4,

@@ -7,13 +7,14 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kilonova.admission import Judge
 from kilonova.compute import config as compute_config
 from kilonova.compute.cell_opening import opener
 from kilonova.compute.edge import edge as compute_edge
 from kilonova.compute.ops.register import register as register_compute
 from kilonova.compute.policies import RULES as COMPUTE_RULES
-from kilonova.compute.rpc import ReadPiece, StoreImage
-from kilonova.compute.service import ComputeService
+from kilonova.compute.rpc import HostClaim, ReadPiece, StoreImage
+from kilonova.compute.service import CONDUCTORS, ComputeService
 from kilonova.compute.store import fitness
 from kilonova.compute.store.migrations.api import HISTORY as COMPUTE_API_TABLES
 from kilonova.compute.store.migrations.cell import HISTORY as COMPUTE_CELL_TABLES
@@ -56,7 +57,7 @@ from kilonova.metadata import config as metadata_config
 from kilonova.metadata.app import MetadataApp
 from kilonova.metadata.service import MetadataService
 from kilonova.network import config as network_config
-from kilonova.network.contract import Network
+from kilonova.network.contract import Network, ServerOfAddress
 from kilonova.network.edge import edge as network_edge
 from kilonova.network.policies import RULES as NETWORK_RULES
 from kilonova.network.rpc import MetadataReply, MetadataRequest
@@ -147,6 +148,8 @@ class Cloud:
         """Of compute's api side."""
         self.embedded = not self.conf["transport_url"]
         """One process has everything: its database and its bus are its own."""
+        self.judge: Judge | None = None
+        """Of what joined hosts say, where there is a broker."""
         self.broker: Any = None if self.embedded else self._broker()
         """The bus, where it is one over a broker (RabbitBus)."""
         self.bus: Bus = self.broker or InProcessBus(runtime, self.log.child("bus"))
@@ -325,6 +328,8 @@ class Cloud:
                     database=self.settings(DATABASE_OPTIONS)["database"],
                     messaging=self.settings(BUS_OPTIONS),
                     node=self.plan.node,
+                    admit=self.judge.admit if self.judge else None,
+                    judge=self.judge.judge if self.judge else None,
                 ),
                 runtime=self.runtime,
                 log=self.log.child("compute"),
@@ -363,7 +368,8 @@ class Cloud:
         from kilonova.core.bus.rabbitmq import RabbitBus
 
         options = rabbit_options(self.settings(BUS_OPTIONS))
-        return RabbitBus(options, self.runtime, self.log.child("bus"), name=self.plan.node)
+        judge = self.judge = Judge(WhatIsKnown(self), self.runtime)
+        return RabbitBus(options, self.runtime, self.log.child("bus"), name=self.plan.node, admit=judge.admit, judge=judge.judge)
 
     def _hypervisors(self, machines: Machines | None) -> Hypervisors:
         """The hosts of this process. In a cloud that is one process they have no agents for services that are not there."""
@@ -372,7 +378,7 @@ class Cloud:
             plan = msgspec.structs.replace(plan, runs_guests=False)
         guests = not self.embedded or self.compute is not None
         settings = {**self.settings(network_config.OPTIONS), **self.settings(compute_config.OPTIONS)}
-        reach = ReachInProcess(self) if self.embedded else ReachOverBus(self.bus, self.runtime)
+        reach = ReachInProcess(self) if self.embedded else ReachOverBus(self.bus, self.runtime, self.plan.node)
         return Hypervisors(plan, self.runtime, self.log, self.bus, settings, reach, machines=machines, guests=guests)
 
     def _broker_is_back(self) -> None:
@@ -466,6 +472,13 @@ class Cloud:
         """Remove the guests and the dataplane of this process's hosts; called before `stop` when the cloud is to be forgotten."""
         await self.hypervisors.destroy()
 
+    async def retire(self, limit_s: float) -> None:
+        """Before `stop`, where there are other processes: take no more calls from them, and let those that run end."""
+        if self.broker is not None:
+            if self.network is not None:
+                await self.network.retire()
+            await self.broker.retire(limit_s)
+
     async def stop(self) -> None:
         """In the order that nobody misses whom he needs; guests and dataplane live on."""
         await self.tasks.stop()
@@ -482,6 +495,27 @@ class Cloud:
             await self.api_db.stop()
         await self.db.stop()
         self.runtime.close()
+
+
+class WhatIsKnown:
+    """What admission asks, from here where it is known here, else from those who know."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+
+    async def holds(self, claim: HostClaim) -> bool:
+        compute = self._cloud.compute
+        if compute is not None:
+            return await compute.holds(claim)
+        return bool((await self._cloud.bus.call(CONDUCTORS, claim, 30.0)).holds)
+
+    async def server_of(self, *, ip: str, network_id: str | None, router_id: str | None) -> ServerOfAddress | None:
+        assert self._cloud.bound_network is not None
+        return await self._cloud.bound_network.server_of(service_context("metadata"), ip=ip, network_id=network_id, router_id=router_id)
+
+    def host_with_tunnels_at(self, vtep_ip: str) -> str:
+        network = self._cloud.network
+        return next((host for host, known in network.topology.vteps.items() if known == vtep_ip), "") if network and vtep_ip else ""
 
 
 class ReachInProcess:

@@ -13,7 +13,7 @@ from kilonova.compute.drivers.fake import Fake, FakeConfig, FakeHost
 from kilonova.compute.drivers.fake.journal import GuestJournal
 from kilonova.core import config, files, plugins
 from kilonova.core.binding import stub
-from kilonova.core.bus import Bus
+from kilonova.core.bus import Bus, agents
 from kilonova.core.config import Settings
 from kilonova.core.context import service_context
 from kilonova.core.log import Log
@@ -67,8 +67,10 @@ class Reach(Protocol):
 class ReachOverBus:
     """The rest of the cloud from another machine."""
 
-    def __init__(self, bus: Bus, runtime: Runtime) -> None:
+    def __init__(self, bus: Bus, runtime: Runtime, node: str) -> None:
+        """node: the name in addresses of files that are given out."""
         self._bus = bus
+        self._node = node
         self._runtime = runtime
         self._images = stub(Images, bus, "image", timeout_s=60.0)
 
@@ -76,7 +78,7 @@ class ReachOverBus:
         await fetch_in_pieces(self._images.read, image_id, path, self._runtime)
 
     async def store(self, image_id: str, path: str) -> None:
-        address = f"file.{self._runtime.uuid_hex()}"
+        address = agents.file_address(self._node, self._runtime.uuid_hex())
 
         async def read(asked: rpc.ReadPiece) -> rpc.Piece:
             return rpc.Piece(data=await self._runtime.blocking(files.read_at, path, asked.offset, asked.length, pool="image-fetch"))
@@ -182,7 +184,8 @@ class Hypervisors:
         wiring = LinuxConfig(
             host_namespace=self.plan.namespace(host),
             vtep_ip=self.plan.vtep(number),
-            underlay=Underlay(namespace=f"kn-{self.plan.cloud_id}-net"),
+            underlay=None if self.plan.my_ip else Underlay(namespace=f"kn-{self.plan.cloud_id}-net"),
+            machine_tunnels=bool(self.plan.my_ip),
             physical_networks=(gateway,),
         )
         return LinuxDriver(wiring, self.reach.ask_metadata)

@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 
 PORTS = {"identity": 5000, "image": 9292, "placement": 8778, "compute": 8774, "metadata": 8775, "network": 9696}
+JOIN_PORT = 8770
+"""Where processes of the role compute answer `kilonova join`, in clouds with a broker."""
 CONDUCTOR = "conductor"
 """Carries out verbs: chooses hosts, sends commands, settles. Any number of processes."""
 HYPERVISOR = "hypervisor"

@@ -12,6 +12,7 @@ from kilonova.cli.state import StateDir
 from kilonova.compute.drivers.fake.journal import GuestJournal
 from kilonova.core import config
 from kilonova.core.bus import Bus
+from kilonova.core.bus.agents import from_control
 from kilonova.core.bus.config import OPTIONS as BUS_OPTIONS
 from kilonova.core.bus.config import rabbit_options
 from kilonova.core.config import Settings
@@ -54,11 +55,12 @@ class HypervisorProcess(Lifetime):
                 from kilonova.core.bus.rabbitmq import RabbitBus
 
                 settings = self._settings()
-                bus = RabbitBus(rabbit_options(settings[1]), runtime, self.log.child("bus"), name=self.plan.node)
+                bus = RabbitBus(rabbit_options(settings[1]), runtime, self.log.child("bus"), name=self.plan.node, admit=from_control)
                 await bus.start(BROKER_WAIT_S)
                 control_url = settings[0]["cell"].control_transport_url
                 if control_url:
-                    control = RabbitBus(rabbit_options(settings[1], control_url), runtime, self.log.child("control"), name=self.plan.node)
+                    options = rabbit_options(settings[1], control_url)
+                    control = RabbitBus(options, runtime, self.log.child("control"), name=self.plan.node, admit=from_control)
                     await control.start(BROKER_WAIT_S)
                 hypervisors = self._hypervisors(runtime, bus, control or bus, settings[0])
                 (control or bus).when_back(hypervisors.broker_is_back)
@@ -70,6 +72,9 @@ class HypervisorProcess(Lifetime):
             await self.ended.wait()
         finally:
             if hypervisors is not None:
+                for one in dict.fromkeys((bus, control)):  # commands that run are finished; nobody sends more
+                    if one is not None:
+                        await one.retire(self.settled.grace_s)
                 await hypervisors.stop()
             for one in (control, bus):
                 if one is not None:
@@ -88,7 +93,7 @@ class HypervisorProcess(Lifetime):
     def _hypervisors(self, runtime: Runtime, bus: Bus, control: Bus, settings: dict[str, Settings]) -> Hypervisors:
         """bus: the cell's. control: where network and images are."""
         machines = Machines(GuestJournal(self.state.path / "instances" / "fake-guests.jsonl")) if self.driver == "fake" else None
-        reach = ReachOverBus(control, runtime)
+        reach = ReachOverBus(control, runtime, self.plan.node)
         return Hypervisors(self.plan, runtime, self.log, control, settings, reach, machines=machines, cell_bus=bus)
 
     async def _start(self, hypervisors: Hypervisors) -> None:

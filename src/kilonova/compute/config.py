@@ -30,6 +30,16 @@ OPTIONS: Options = {
         cfg.IntOpt("cell_timeout", default=10, min=1, help="Seconds that a request waits for one cell's database."),
         cfg.BoolOpt("enable_instance_password", default=True, help="Whether a create tells a generated administrator password."),
     ],
+    "join": [
+        cfg.BoolOpt("enabled", default=True, help="Whether compute's API processes of a cloud with a broker answer `kilonova join`."),
+        cfg.StrOpt(
+            "key_file",
+            default="",
+            help="A file with the passphrase of the certificate authority's key, the same on all controllers; empty: the key lies in the "
+            "database in the clear.",
+        ),
+        cfg.IntOpt("certificate_days", default=90, min=1, max=825, help="Days that a host's certificate is valid."),
+    ],
     "cell": [
         cfg.StrOpt(
             "control_transport_url",

@@ -132,3 +132,19 @@ class ElsewhereMapped(errors.Conflict):
 class Removed(errors.Gone):
     code = "compute.removed"
     title = "This resource is no longer available. No forwarding address is given."
+
+
+class TokenNotGood(errors.Forbidden):
+    code = "compute.join_token"
+    title = "The join token is not good: {reason}"
+    advice = "`kilonova join-token` on a controller makes another."
+
+
+class CannotJoin(errors.Conflict):
+    code = "compute.cannot_join"
+
+
+class HostMayNotRenew(errors.Forbidden):
+    code = "compute.host_left"
+    title = "The host {host} does not belong to this cloud any more."
+    advice = "`kilonova join-token --host {host}` on a controller makes a token with which it can join again."

@@ -169,3 +169,17 @@ class ReadPiece(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     data: bytes
+
+
+class HostClaim(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """To the conductors, from other processes of the control plane: has this host that server, a server of that image, or a snapshot under
+    way that fills that image? One of the three is asked."""
+
+    host: str
+    server_id: str = ""
+    image_id: str = ""
+    fills_image: str = ""
+
+
+class ClaimHolds(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    holds: bool

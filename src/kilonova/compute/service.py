@@ -11,7 +11,7 @@ from kilonova.compute.domain import hosts as host_domain
 from kilonova.compute.domain.hosts import Hosts
 from kilonova.compute.domain.notice_payloads import service_payload
 from kilonova.compute.model import CRASHED, NOSTATE, PAUSED, RUNNING, SHUTDOWN, Daemon, Fault, FixedIp, Flavor, Nic, Server
-from kilonova.compute.store import api_tables, cell_tables, mappings, servers
+from kilonova.compute.store import api_tables, cell_tables, claims, mappings, servers
 from kilonova.compute.store import hosts as host_store
 from kilonova.compute.store.cell_mappings import CELL0
 from kilonova.core.bus import Bus
@@ -19,7 +19,7 @@ from kilonova.core.bus.notifications import Notifier
 from kilonova.core.config import Settings
 from kilonova.core.context import Context, service_context
 from kilonova.core.db import Database, Duplicate, Transaction
-from kilonova.core.errors import PolicyForbids
+from kilonova.core.errors import Error, PolicyForbids
 from kilonova.core.log import Log
 from kilonova.core.operations import RENEW_S, LostLease, Operations, Verb
 from kilonova.core.runtime import Runtime
@@ -84,6 +84,7 @@ class ComputeService:
         self.network = network
         self.images = images
         self.exclusive = exclusive
+        self._alone = exclusive
         self.tasks = Tasks(runtime, log)
         self.conducts = conducts
         self.node = node
@@ -120,7 +121,7 @@ class ComputeService:
     async def start(self) -> None:
         """Listen for facts, then finish what earlier lives began (after the agents are there: `recover`)."""
         if self.conducts:
-            self.bus.serve(CONDUCTORS, {rpc.OperationReady: self._take_up})
+            self.bus.serve(CONDUCTORS, {rpc.OperationReady: self._take_up, rpc.HostClaim: self._claimed})
         own = [cell for cell in self.cells.every if cell.own and self.conducts]
         for cell in own:
             if cell.uuid != CELL0:
@@ -136,6 +137,18 @@ class ComputeService:
         self.tasks.every("operation leases", RENEW_S, self._renew)
         self.tasks.every("operations that nobody runs", RENEW_S, self._adopt)
         self.tasks.every("conductor's heartbeat", RENEW_S, self._beat)
+
+    async def holds(self, claim: rpc.HostClaim) -> bool:
+        """Whether a host has what it says that it has. False when its cell does not know it."""
+        cell = await self.hosts.cell_of(claim.host)
+        if claim.server_id:
+            return await claims.has_server(cell.db, claim.host, claim.server_id)
+        if claim.image_id:
+            return await claims.uses_image(cell.db, claim.host, claim.image_id)
+        return bool(claim.fills_image) and await claims.fills_image(cell.db, claim.host, claim.fills_image)
+
+    async def _claimed(self, claim: rpc.HostClaim) -> rpc.ClaimHolds:
+        return rpc.ClaimHolds(holds=await self.holds(claim))
 
     def _hand_over(self, operation: str) -> None:
         self.bus.cast(CONDUCTORS, rpc.OperationReady(operation=operation))
@@ -166,8 +179,21 @@ class ComputeService:
         for cell in self.cells.every:
             if cell.uuid != CELL0:
                 (cell.bus or self.bus).silence(FACTS)
+        under_way = [] if self._alone else [(o, list(o.running)) for o in (self.api_ops, *(c.ops for c in self.cells.faces if not c.why))]
         await self.tasks.stop()
+        await self._give_back([(operations, ids) for operations, ids in under_way if ids])
         await self.cells.stop()
+
+    async def _give_back(self, under_way: list[tuple[Operations, list[str]]]) -> None:
+        """What ran here is taken up by other conductors, at once."""
+        for operations, ids in under_way:
+            try:
+                await operations.give_back(ids)
+            except Error as error:
+                self.log.warning("operations are left until their leases run out", count=len(ids), error=error)
+                continue
+            for operation in ids:
+                self.bus.cast(CONDUCTORS, rpc.OperationReady(operation=operation))
 
     async def _cell_opened(self, cell: Cell) -> None:
         """Listen to the hosts of a cell that is none of our own, and keep its operations. One that cannot be reached makes no other wait:

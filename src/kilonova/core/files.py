@@ -40,3 +40,8 @@ def read_at(path: str, offset: int, length: int) -> bytes:
         return os.pread(descriptor, length, offset)
     finally:
         os.close(descriptor)
+
+
+def read_text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()

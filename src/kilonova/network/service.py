@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kilonova.core.bus import Bus
+from kilonova.core.bus import Bus, agents, sender
 from kilonova.core.config import Settings
 from kilonova.core.context import Context, service_context
 from kilonova.core.db import Database, Duplicate, Lost, Transaction, attempts
@@ -96,6 +96,7 @@ class NetworkService:
             runtime=runtime, tasks=self.tasks, log=log,
             prepare=self.follower.caught_up, take=self._take_office, leave=self._leave_office,
         )  # fmt: skip
+        self._candidacy: asyncio.Task[Any] | None = None
         if not exclusive:
             self.dispatcher.leading = False
             self.dispatcher.acting = self.leadership.acting
@@ -127,17 +128,25 @@ class NetworkService:
         self.bus.subscribe(rpc.CHANGED, self._hinted)
         self.bus.subscribe(rpc.WIRED, self._wired_elsewhere)
         self.tasks.start("follow the journal of network changes", self.follower.run())
-        self.tasks.start("leadership of network agents", self.leadership.run())
+        self._candidacy = self.tasks.start("leadership of network agents", self.leadership.run())
         self.tasks.every("sweep of network changes", SWEEP_S, self._sweep)
 
     async def stop(self) -> None:
         if self.exclusive:
             self.bus.silence(rpc.FACTS)
         else:
-            self.leadership.leave()
+            await self.retire()
         await self.tasks.stop()
-        if not self.exclusive:
-            await self.leadership.release()
+
+    async def retire(self) -> None:
+        """Another process may lead from now on; the rest goes on until `stop`."""
+        if self._candidacy is None:
+            return
+        candidacy, self._candidacy = self._candidacy, None
+        candidacy.cancel()
+        await asyncio.wait([candidacy])
+        self.leadership.leave()
+        await self.leadership.release()
 
     async def _call_agents(self) -> None:
         """Agents that outlived this service are asked to register anew; those that start with it do so by themselves."""
@@ -479,6 +488,12 @@ class NetworkService:
 
         for fact in told.facts:
             take(fact)
+        if agents.host_of(sender.get()) is not None:  # a joined host: nothing but what is on it
+            is_on = self.topology.is_on
+            networks_ready = {found: None for found in networks_ready if is_on(told.host, network_id=found)}
+            routers_ready = {found: None for found in routers_ready if is_on(told.host, router_id=found)}
+            wired = {found: None for found in wired if is_on(told.host, port_id=found)}
+            failed = {found: why for found, why in failed.items() if is_on(told.host, port_id=found)}
         for port_id in wired:
             port = self.topology.ports.get(port_id)
             if port is not None:

@@ -92,6 +92,34 @@ build_requests = sa.Table(
     sa.Column("project_id", PROJECT, nullable=False, index=True),
     sa.Column("server", Json(Server), nullable=False),
 )
+join_authority = sa.Table(
+    "join_authority",
+    metadata,
+    sa.Column("name", sa.String(16), primary_key=True, doc="one row: cloud"),
+    sa.Column("certificate", sa.Text, nullable=False),
+    sa.Column("private_key", sa.Text, nullable=False, doc="PEM; encrypted where [join] key_file names a passphrase"),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+join_tokens = sa.Table(
+    "join_tokens",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True, doc="SHA-256 of the secret"),
+    sa.Column("host", sa.String(64), nullable=False, doc="empty: for any host that is new"),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("used_at", sa.BigInteger),
+    sa.Column("used_by", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+joined_hosts = sa.Table(
+    "joined_hosts",
+    metadata,
+    sa.Column("host", sa.String(64), primary_key=True),
+    sa.Column("my_ip", sa.String(45), nullable=False),
+    sa.Column("certificate_sha256", sa.String(64), nullable=False, doc="of the one that was given out last"),
+    sa.Column("certificate_until", sa.BigInteger, nullable=False),
+    sa.Column("joined_at", sa.BigInteger, nullable=False),
+    sa.Column("left_at", sa.BigInteger, doc="it may not come back without a token for it"),
+)
 counters = sa.Table(
     "compute_counters", metadata, sa.Column("name", sa.String(32), primary_key=True), sa.Column("value", sa.BigInteger, nullable=False)
 )

@@ -43,6 +43,26 @@ OPTIONS: Options = {
             "queue_length", default=5000, min=1, help="Messages that may wait for an address; more are refused. The same in all processes."
         ),
     ],
+    "broker": [
+        cfg.StrOpt(
+            "management_url",
+            default="",
+            secret=True,
+            help="RabbitMQ's management API, for the users of hosts that join: http(s)://user:password@host:port, a user with the tag "
+            "administrator. Empty: rabbitmqctl, on the broker's own machine.",
+        ),
+        cfg.StrOpt("management_ca_file", default="", help="Certificates that may sign the management API's. Empty: the system's."),
+        cfg.StrOpt("rabbitmqctl", default="rabbitmqctl", help="The program that manages users when there is no management_url."),
+        cfg.ListOpt("agent_brokers", default=[], help="Brokers (host:port) as joined hosts reach them; empty: those of transport_url."),
+        cfg.BoolOpt("agent_ssl", default=False, help="Whether joined hosts connect with TLS although we do not."),
+        cfg.StrOpt("agent_ca_file", default="", help="Certificates that may sign the broker's, for joined hosts; empty: ssl_ca_file."),
+        cfg.BoolOpt(
+            "client_certificates",
+            default=False,
+            help="Whether joined hosts show the broker their certificates: it must trust the cloud's authority "
+            "(`kilonova join-token --authority`).",
+        ),
+    ],
     "oslo_messaging_notifications": [
         cfg.StrOpt(
             "driver",

@@ -36,6 +36,8 @@ HELD_NOTICES = 1000
 DRAIN_S = 5.0
 Admit = Callable[[str, str], bool]
 """(address, the broker's user who sent a message) -> may he?"""
+Judgement = Callable[[str, str, Any], Awaitable[None] | None]
+"""(address, user, message): raises the error that refuses a message, at once or when what is returned is awaited."""
 
 
 class _Waiting:
@@ -83,7 +85,17 @@ class _Memory:
 class RabbitBus:
     """Make it, `start` it in the running loop, `stop` it. serve, subscribe and the rest may be called before there is a connection."""
 
-    def __init__(self, options: RabbitOptions, runtime: Runtime, log: Log, *, name: str = "kilonova", admit: Admit | None = None) -> None:
+    def __init__(
+        self,
+        options: RabbitOptions,
+        runtime: Runtime,
+        log: Log,
+        *,
+        name: str = "kilonova",
+        admit: Admit | None = None,
+        judge: Judgement | None = None,
+    ) -> None:
+        """admit: asked before a message is read; judge: before it is handled. Without them everybody may say everything."""
         self.options = options
         self.name = name
         self.reconnects = 0
@@ -92,9 +104,12 @@ class RabbitBus:
         self._runtime = runtime
         self._log = log
         self._admit = admit
+        self._judge = judge
         self._tasks = Tasks(runtime, log)
         self._link: Link | None = None
         self._served: dict[str, HandlerTable] = {}
+        self._retired: dict[str, HandlerTable] = {}
+        """What was served until `retire`: messages that were on their way are still handled."""
         self._topics: dict[str, list[Callable[[Any], Awaitable[None]]]] = {}
         self._changed = asyncio.Event()
         self._steady = asyncio.Event()
@@ -136,17 +151,25 @@ class RabbitBus:
         """Call `act` after each reconnection, when everything served stands again."""
         self._when_back.append(act)
 
+    async def retire(self, limit_s: float) -> None:
+        """Take no more messages, and wait until those that came have been handled (`limit_s` at most). Calls of ours still go out."""
+        self._retired |= self._served
+        await self._run_dry(limit_s)
+
     async def stop(self) -> None:
         """Take no more messages, give what runs a few seconds to end, and go."""
+        await self._run_dry(DRAIN_S)
+        await self._tasks.stop()
+
+    async def _run_dry(self, limit_s: float) -> None:
         self._served.clear()
         self._change()
         if self._link is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_S):
+                async with asyncio.timeout(limit_s):
                     await self._steady.wait()
                     while self._link is not None and (self._jobs or self._notices):  # noqa: ASYNC110  (no event is worth its upkeep)
                         await asyncio.sleep(0.02)
-        await self._tasks.stop()
 
     async def _stay_connected(self) -> None:
         attempts = turn = 0
@@ -156,7 +179,7 @@ class RabbitBus:
         while True:
             broker = brokers[turn % len(brokers)]
             try:
-                if self.options.ssl and context is None:
+                if self.options.ssl:  # anew each time: certificates are renewed
                     context = await self._runtime.blocking(tls_context, self.options)
                 link = await Link.open(broker, self.options, context, name=self.name, reply=self._replied, cancelled=self._cancelled)
                 link.lost.add_done_callback(lambda lost: self._changed.set())
@@ -307,14 +330,19 @@ class RabbitBus:
             request_id.set(request.request_id)
             sender.set(user)
             message = wire.body(request.name, request.body)
-            handler = self._served.get(address, {}).get(type(message))
+            handler = (self._served.get(address) or self._retired.get(address, {})).get(type(message))
             if handler is None:
                 raise Undelivered(address=address)
             async with asyncio.timeout(request.timeout_s):
+                verdict = self._judge(address, user, message) if self._judge is not None else None
+                if verdict is not None:
+                    await verdict
                 return wire.reply(await handler(message))
         except TimeoutError:
             return wire.refusal(Unreachable(address=address))
         except Error as error:
+            if isinstance(error, Forbidden) and self._judge is not None and user:
+                self._log.warning("a message was refused", address=address, user=user, reason=error.message)
             return wire.refusal(error)
         except Exception as error:
             self._log.error("a handler failed unexpectedly", address=address, error=error)

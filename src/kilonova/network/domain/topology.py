@@ -182,6 +182,13 @@ class Topology:
         port = self._dhcp.get(network_id)
         return port.id if port is not None else ""
 
+    def is_on(self, host: str, *, network_id: str = "", router_id: str = "", port_id: str = "") -> bool:
+        """Whether the host has the one thing that is named."""
+        if port_id:
+            port = self.ports.get(port_id)
+            return port is not None and port.host == host
+        return router_id in self._routers_at.get(host, ()) if router_id else network_id in self._networks_at.get(host, ())
+
     def in_use(self, network_id: str) -> bool:
         """Whether something of the network sits on any host."""
         return network_id in self._places

@@ -3,4 +3,4 @@
 from kilonova.compute.store.api_tables import metadata
 from kilonova.core.db.schema import History
 
-HISTORY = History(service="compute_api", metadata=metadata, package=__name__, head=2, compatible_back_to=1)
+HISTORY = History(service="compute_api", metadata=metadata, package=__name__, head=3, compatible_back_to=1)

@@ -1,0 +1,294 @@
+"""How a machine joins the cloud as a hypervisor: tokens, certificates, and a broker user of its own. docs/decisions/0009 tells why.
+
+A token is told to an operator once; the database has the digest of its secret. It is good for one join, until it expires, for the host it
+names or, if it names none, for a host that is new: a token that was lost takes over nobody.
+"""
+
+import hashlib
+import ipaddress
+from collections.abc import Mapping
+
+import msgspec
+
+from kilonova.compute.errors import CannotJoin, HostMayNotRenew, TokenNotGood
+from kilonova.compute.store import cell_mappings, joins
+from kilonova.core import certificates, files
+from kilonova.core.bus import agents
+from kilonova.core.bus.config import Broker, rabbit_options
+from kilonova.core.bus.rabbit_users import BrokerUsers, Permissions
+from kilonova.core.certificates import WrongPassphrase
+from kilonova.core.config import ConfigError, Settings
+from kilonova.core.db import Database, Duplicate, Transaction
+from kilonova.core.log import Log
+from kilonova.core.runtime import Runtime
+
+SERVER_NAME = "join.kilonova.internal"
+"""In the certificate of whoever answers joins: a machine is known by the authority, not by its address."""
+SECRET_BYTES = 32
+PREFIX = "kn1-"
+WRITES = r"^amq\.default$"
+SERVER_DAYS = 90
+
+
+class JoinToken(msgspec.Struct, frozen=True, array_like=True):
+    """What the operator carries. `controllers` are host:port; `authority` is the SHA-256 of the authority's certificate."""
+
+    controllers: tuple[str, ...]
+    authority: bytes
+    secret: bytes
+    host: str = ""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A join. `request` is a certificate signing request (PEM); `secret` hexadecimal."""
+
+    secret: str
+    host: str
+    my_ip: str
+    request: str
+
+
+class BrokerPlace(msgspec.Struct, frozen=True, kw_only=True):
+    host: str
+    port: int
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a hypervisor needs. `broker_authority`: certificates (PEM) that may sign the broker's; empty: the system's.
+    `client_certificate`: show ours to the broker."""
+
+    certificate: str
+    brokers: tuple[BrokerPlace, ...]
+    vhost: str
+    user: str
+    password: str
+    ssl: bool
+    broker_authority: str = ""
+    client_certificate: bool = False
+
+
+class RenewalAsked(msgspec.Struct, frozen=True, kw_only=True):
+    request: str
+
+
+class Renewed(msgspec.Struct, frozen=True, kw_only=True):
+    certificate: str
+
+
+def digest(secret: bytes) -> str:
+    return hashlib.sha256(secret).hexdigest()
+
+
+class Joining:
+    def __init__(self, *, api_db: Database, runtime: Runtime, log: Log, settings: Settings, messaging: Mapping[str, Settings]) -> None:
+        """settings: of [join]. messaging: the groups DEFAULT, oslo_messaging_rabbit and broker."""
+        self.api_db = api_db
+        self.runtime = runtime
+        self.log = log
+        self.settings = settings
+        self.messaging = messaging
+        broker = messaging["broker"]
+        self.options = rabbit_options(messaging)
+        self.users = BrokerUsers(
+            vhost=self.options.vhost,
+            management_url=broker.management_url,
+            ca_file=broker.management_ca_file,
+            rabbitmqctl=broker.rabbitmqctl,
+        )
+        self._authority: tuple[str, str] | None = None
+
+    # ---- the authority
+
+    async def _passphrase(self) -> str:
+        name = self.settings.key_file
+        if not name:
+            return ""
+        try:
+            found = (await self.runtime.blocking(files.read_text, name)).strip()
+        except OSError as error:
+            raise ConfigError(f"[join] key_file: {name} cannot be read: {error.strerror}.") from None
+        if not found:
+            raise ConfigError(f"[join] key_file: {name} is empty; it must hold a passphrase.")
+        return str(found)
+
+    async def authority(self) -> tuple[str, str]:
+        """(certificate, key), made when the cloud has none yet."""
+        if self._authority is None:
+            found = await joins.authority(self.api_db)
+            if found is None:
+                found = await self._new_authority()
+            self._authority = found
+        return self._authority
+
+    async def _new_authority(self) -> tuple[str, str]:
+        now, passphrase = self.runtime.now_us(), await self._passphrase()
+        certificate, key = await self.runtime.blocking(certificates.new_authority, "kilonova", now, passphrase)
+        try:
+            await self.api_db.transact(lambda tx: joins.insert_authority(tx, certificate, key, now))
+        except Duplicate:
+            found = await joins.authority(self.api_db)
+            assert found is not None
+            return found
+        self.log.info("the cloud has a certificate authority now", sha256=certificates.fingerprint(certificate))
+        return certificate, key
+
+    async def _sign(self, request: str, name: str, days: int, server_names: tuple[str, ...] = ()) -> str:
+        authority, passphrase, now = await self.authority(), await self._passphrase(), self.runtime.now_us()
+
+        def sign() -> str:
+            return certificates.sign(authority, request, name, now, days, passphrase=passphrase, server_names=server_names)
+
+        try:
+            return await self.runtime.blocking(sign)
+        except WrongPassphrase:
+            raise ConfigError("[join] key_file does not open the key of the cloud's certificate authority.") from None
+
+    async def server_certificate(self) -> tuple[str, str]:
+        """(certificate, key) for a process that answers joins."""
+        request, key = await self.runtime.blocking(certificates.new_request, SERVER_NAME)
+        return await self._sign(request, SERVER_NAME, SERVER_DAYS, (SERVER_NAME,)), key
+
+    # ---- tokens
+
+    async def new_token(self, controllers: tuple[str, ...], host: str, ttl_s: int) -> JoinToken:
+        """Raises CannotJoin for a host that no machine may be called."""
+        if host:
+            _check_name(host)
+        certificate, _ = await self.authority()
+        secret, now = self.runtime.token_bytes(SECRET_BYTES), self.runtime.now_us()
+        row = joins.Token(
+            digest=digest(secret), host=host, expires_at=now + ttl_s * 1_000_000, used_at=None, used_by="", created_at=now
+        )  # fmt: skip
+        await self.api_db.transact(lambda tx: joins.insert_token(tx, row))
+        return JoinToken(controllers, bytes.fromhex(certificates.fingerprint(certificate)), secret, host)
+
+    # ---- joins
+
+    async def join(self, asked: Asked) -> Joined:
+        """Raises TokenNotGood, CannotJoin, CannotManage, BadRequestForCertificate."""
+        host = asked.host
+        _check_name(host)
+        my_ip = _address(asked.my_ip)
+        try:
+            which = digest(bytes.fromhex(asked.secret))
+        except ValueError:
+            raise TokenNotGood("it is not known to this cloud.") from None
+        token = await joins.token(self.api_db, which)
+        if token is None:
+            raise TokenNotGood("it is not known to this cloud.")
+        await self._check_host(token, host, my_ip)
+        certificate = await self._sign(asked.request, agents.user_of(host), self.settings.certificate_days)
+        now = self.runtime.now_us()
+        row = joins.JoinedHost(
+            host=host, my_ip=my_ip, certificate_sha256=certificates.fingerprint(certificate),
+            certificate_until=certificates.ends_at(certificate), joined_at=now,
+        )  # fmt: skip
+
+        async def take(tx: Transaction) -> bool:
+            """The first write decides: of two with one token one gets it."""
+            if not await joins.use(tx, which, host, now):
+                return False
+            await joins.put_host(tx, row)
+            return True
+
+        if not await self.api_db.transact(take):
+            raise TokenNotGood(_why_not(await joins.token(self.api_db, which), host, now))
+        password = self.runtime.token_bytes(SECRET_BYTES).hex()
+        try:
+            await self._make_user(host, password)
+        except Exception:
+            await self.api_db.transact(lambda tx: joins.give_back(tx, which, host))
+            raise
+        self.log.info("a hypervisor has joined", host=host, my_ip=my_ip, certificate_sha256=row.certificate_sha256)
+        return await self._answer(host, certificate, password)
+
+    async def _check_host(self, token: joins.Token, host: str, my_ip: str) -> None:
+        now = self.runtime.now_us()
+        if token.used_at is not None or token.expires_at <= now or token.host not in ("", host):
+            raise TokenNotGood(_why_not(token, host, now))
+        if not token.host:
+            if await joins.host(self.api_db, host) is not None:
+                raise CannotJoin(f"A host {host} has joined before; it needs a token of its own: `kilonova join-token --host {host}`.")
+            if await cell_mappings.cell_of_host(self.api_db, host) is not None:
+                raise CannotJoin(f"The cloud has a host {host} already; its token must name it: `kilonova join-token --host {host}`.")
+        for other in await joins.hosts(self.api_db):
+            if other.host != host and other.left_at is None and my_ip and other.my_ip == my_ip:
+                raise CannotJoin(f"{my_ip} is the address of another host; name this machine's own with --my-ip.")
+
+    async def _make_user(self, host: str, password: str) -> None:
+        own = agents.own_queues(host)
+        await self.runtime.blocking(
+            self.users.put, agents.user_of(host), password, Permissions(configure=own, write=WRITES, read=own), pool="broker-users"
+        )
+
+    async def _answer(self, host: str, certificate: str, password: str) -> Joined:
+        broker, rabbit = self.messaging["broker"], self.messaging["oslo_messaging_rabbit"]
+        places = tuple(_place(text, ssl=self.options.ssl) for text in broker.agent_brokers) or tuple(map(_place_of, self.options.brokers))
+        signs = broker.agent_ca_file or rabbit.ssl_ca_file
+        return Joined(
+            certificate=certificate,
+            brokers=places,
+            vhost=self.options.vhost,
+            user=agents.user_of(host),
+            password=password,
+            ssl=self.options.ssl or broker.agent_ssl,
+            broker_authority=await self.runtime.blocking(files.read_text, signs) if signs else "",
+            client_certificate=broker.client_certificates,
+        )
+
+    async def renew(self, name: str, shown_sha256: str, asked: RenewalAsked) -> Renewed:
+        """name, shown_sha256: of the certificate that the client has shown, which the authority has signed. Raises HostMayNotRenew."""
+        host = agents.host_of(name)
+        known = await joins.host(self.api_db, host) if host else None
+        if host is None or known is None or known.left_at is not None:
+            raise HostMayNotRenew(host=host or name)
+        certificate = await self._sign(asked.request, name, self.settings.certificate_days)
+        sha256, until = certificates.fingerprint(certificate), certificates.ends_at(certificate)
+        if not await self.api_db.transact(lambda tx: joins.renewed(tx, host, sha256, until)):
+            raise HostMayNotRenew(host=host)
+        self.log.info("a hypervisor's certificate was renewed", host=host, before_sha256=shown_sha256, certificate_sha256=sha256)
+        return Renewed(certificate=certificate)
+
+    async def leave(self, host: str) -> bool:
+        """From now on the host's broker user and certificate are worth nothing. False: no such host has joined. Raises CannotManage."""
+        now = self.runtime.now_us()
+        if not await self.api_db.transact(lambda tx: joins.left(tx, host, now)):
+            return False
+        await self.runtime.blocking(self.users.delete, agents.user_of(host), pool="broker-users")
+        self.log.info("a hypervisor has left", host=host)
+        return True
+
+
+def _check_name(host: str) -> None:
+    if agents.HOST.fullmatch(host) is None:
+        raise CannotJoin("A host's name has letters, digits, dots, dashes and underscores, at most 58; choose another with --host.")
+    if agents.RESERVED.fullmatch(host):
+        raise CannotJoin(f"{host} is a name of the cloud's own; choose another with --host.")
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise CannotJoin("The machine's address is not an IP address; name it with --my-ip.") from None
+
+
+def _why_not(token: joins.Token | None, host: str, now: int) -> str:
+    if token is None:
+        return "it is not known to this cloud."
+    if token.used_at is not None:
+        return f"it has been used ({token.used_by}); a token works once."
+    if token.expires_at <= now:
+        return "it has expired."
+    return f"it is for the host {token.host}, not for {host}."
+
+
+def _place_of(broker: Broker) -> BrokerPlace:
+    return BrokerPlace(host=broker.host, port=broker.port)
+
+
+def _place(text: str, *, ssl: bool) -> BrokerPlace:
+    host, _, port = text.rpartition(":") if not text.endswith("]") and ":" in text else (text, "", "")
+    if not host or (port and not port.isdigit()):
+        raise ConfigError("[broker] agent_brokers: each is written host:port.")
+    return BrokerPlace(host=host.removeprefix("[").removesuffix("]"), port=int(port) if port else 5671 if ssl else 5672)
