@@ -55,7 +55,7 @@ class MariaDB(Server):
     def answers(self) -> bool:
         """A greeting is sent only when it takes connections; the init file has been run by then."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+            with socket.create_connection((self.address, self.port), 1) as probe:
                 greeting = probe.recv(64)
                 return len(greeting) > 5 and greeting[4] == 10
         except OSError:

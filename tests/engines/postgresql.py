@@ -89,7 +89,7 @@ class PostgreSQL(Server):
     def answers(self) -> bool:
         """A connection that is not refused with `the database system is starting up`."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+            with socket.create_connection((self.address, self.port), 1) as probe:
                 parameters = b"user\0kilonova\0database\0postgres\0\0"
                 probe.sendall((len(parameters) + 8).to_bytes(4, "big") + (196608).to_bytes(4, "big") + parameters)
                 return probe.recv(1) == b"R"

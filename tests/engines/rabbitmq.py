@@ -48,6 +48,13 @@ def free_ports(count: int) -> list[int]:
 class Rabbit:
     """One node. `start` waits until it takes connections; `kill` is kill -9; `wipe` (while it is down) loses its disk."""
 
+    address = "127.0.0.1"
+    host = "localhost"
+    """In the node's name."""
+    cookie = ""
+    settings = ""
+    """More lines of rabbitmq.conf."""
+
     def __init__(self, folder: Path, ports: list[int] | None = None, pids: list[int] | None = None) -> None:
         self.folder = folder
         self.port, self.tls_port, self._distribution, self._epmd = ports or free_ports(4)
@@ -56,6 +63,7 @@ class Rabbit:
         """Whether it outlives the process that started it."""
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self.ready_s = 0.0
+        self._began = 0.0
 
     @property
     def ports(self) -> list[int]:
@@ -63,7 +71,7 @@ class Rabbit:
 
     @property
     def url(self) -> str:
-        return f"rabbit://{USER}:{PASSWORD}@127.0.0.1:{self.port}/"
+        return f"rabbit://{USER}:{PASSWORD}@{self.address}:{self.port}/"
 
     @property
     def ca_file(self) -> str:
@@ -72,20 +80,27 @@ class Rabbit:
     # ---- life
 
     def start(self) -> "Rabbit":
+        self.launch()
+        self.wait()
+        return self
+
+    def launch(self) -> None:
         assert SBIN is not None
-        began = time.monotonic()
+        self._began = time.monotonic()
         if not (self.folder / "rabbitmq.conf").exists():
             self._prepare()
         if not self.pids:
             epmd = shutil.which("epmd") or "epmd"
-            self._run([epmd, "-port", str(self._epmd), "-address", "127.0.0.1"])
-            _wait_for(self._epmd, 10.0)
+            self._run([epmd, "-port", str(self._epmd), "-address", self.address])
+            _wait_for(self._epmd, 10.0, at=self.address)
         self._run([str(SBIN / "rabbitmq-server")])
+
+    def wait(self) -> None:
         with contextlib.suppress(subprocess.SubprocessError):
-            _wait_for(self.port, READY_S, self._children[self.pids[-1]])
-        _wait_for(self.tls_port, 5.0, self._children[self.pids[-1]])
-        self.ready_s = time.monotonic() - began
-        return self
+            _wait_for(self.port, READY_S, self._children[self.pids[-1]], self.address)
+        if self.tls_port:
+            _wait_for(self.tls_port, 5.0, self._children[self.pids[-1]], self.address)
+        self.ready_s = time.monotonic() - self._began
 
     def kill(self) -> None:
         """The node dies at once; its epmd lives."""
@@ -112,9 +127,8 @@ class Rabbit:
     def control(self, *arguments: str) -> str:
         """rabbitmqctl: a second or two."""
         assert SBIN is not None
-        done = subprocess.run(
-            [str(SBIN / "rabbitmqctl"), "-q", *arguments], env=self._environment(), capture_output=True, text=True, timeout=60, check=True
-        )
+        command = self._inside([str(SBIN / "rabbitmqctl"), "-q", *arguments])
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=60, check=True)
         return done.stdout
 
     def _end(self, pid: int, how: signal.Signals) -> None:
@@ -134,10 +148,19 @@ class Rabbit:
             command = ["setpriv", "--pdeathsig", "KILL", "--", *command]
         with (self.folder / "out").open("ab") as out:
             child = subprocess.Popen(
-                command, env=self._environment(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                self._inside(command),
+                env=self._environment(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
         self._children[child.pid] = child
         self.pids.append(child.pid)
+
+    def _inside(self, command: list[str]) -> list[str]:
+        return command
 
     def _environment(self) -> dict[str, str]:
         f = self.folder
@@ -146,8 +169,8 @@ class Rabbit:
             "LANG": "C.UTF-8",
             "HOME": str(f / "home"),
             "ERL_EPMD_PORT": str(self._epmd),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": f"n{self._distribution}@localhost",
+            "ERL_EPMD_ADDRESS": self.address,
+            "RABBITMQ_NODENAME": f"n{self._distribution}@{self.host}",
             "RABBITMQ_DIST_PORT": str(self._distribution),
             "RABBITMQ_CONFIG_FILE": str(f / "rabbitmq.conf"),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
@@ -159,7 +182,13 @@ class Rabbit:
             "RABBITMQ_ALLOW_INPUT": "1",
             "RABBITMQ_SERVER_START_ARGS": "-noinput",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": " ".join(
-                ("-kernel inet_dist_use_interface {127,0,0,1}", "+S 2:2", "+sbwt none", "+sbwtdcpu none", "+sbwtdio none")
+                (
+                    f"-kernel inet_dist_use_interface {{{self.address.replace('.', ',')}}}",
+                    "+S 2:2",
+                    "+sbwt none",
+                    "+sbwtdcpu none",
+                    "+sbwtdio none",
+                )
             ),
         }
 
@@ -168,33 +197,57 @@ class Rabbit:
         for name in ("home", "mnesia", "log", "tls"):
             (f / name).mkdir(parents=True)
         cookie = f / "home" / ".erlang.cookie"
-        cookie.write_text(secrets.token_hex(16))
+        cookie.write_text(self.cookie or secrets.token_hex(16))
         cookie.chmod(0o400)
         (f / "plugins").write_text("[].\n")
         make_certificates(f / "tls")
         (f / "definitions.json").write_text(json.dumps(_definitions()))
-        (f / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
-            f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
+        tls = (
+            f"listeners.ssl.1 = {self.address}:{self.tls_port}\n"
             f"ssl_options.cacertfile = {f}/tls/ca.pem\n"
             f"ssl_options.certfile = {f}/tls/server.pem\n"
             f"ssl_options.keyfile = {f}/tls/server.key\n"
             "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = false\n"
+        )
+        (f / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = {self.address}:{self.port}\n{tls if self.tls_port else ''}{self.settings}"
             f"load_definitions = {f}/definitions.json\n"
             "loopback_users = none\nlog.console = false\ndisk_free_limit.absolute = 1MB\n"
         )
 
 
-def _wait_for(port: int, seconds: float, child: subprocess.Popen[bytes] | None = None) -> None:
+def _wait_for(port: int, seconds: float, child: subprocess.Popen[bytes] | None = None, at: str = "127.0.0.1") -> None:
     until = time.monotonic() + seconds
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), 1.0).close()
+            socket.create_connection((at, port), 1.0).close()
             return
         except OSError:
             if time.monotonic() > until or (child is not None and child.poll() is not None):
                 raise
             time.sleep(0.05)
+
+
+class Member(Rabbit):
+    """One node of a cluster, in a network namespace of its own, where `address` is. All members are started together (each waits for the
+    others' first), and the minority of a partition pauses. `cookie` is common to them."""
+
+    def __init__(self, folder: Path, *, address: str, namespace: str, members: list[str], cookie: str) -> None:
+        super().__init__(folder, [5672, 0, 25672, 4369])
+        self.address = self.host = address
+        self.namespace = namespace
+        self.cookie = cookie
+        nodes = "".join(f"cluster_formation.classic_config.nodes.{n + 1} = n25672@{at}\n" for n, at in enumerate(members))
+        self.settings = (
+            "cluster_formation.peer_discovery_backend = classic_config\n" + nodes + "cluster_partition_handling = pause_minority\n"
+            "net_ticktime = 8\n"
+        )
+
+    def _inside(self, command: list[str]) -> list[str]:
+        return ["nsenter", f"--net=/run/netns/{self.namespace}", "--", *command]
+
+    def _environment(self) -> dict[str, str]:
+        return {**super()._environment(), "RABBITMQ_USE_LONGNAME": "true"}
 
 
 def _definitions() -> dict[str, Any]:

@@ -30,4 +30,7 @@ class LinuxConfig(msgspec.Struct, frozen=True, kw_only=True):
     host_namespace: str
     vtep_ip: str = "192.0.2.1"
     underlay: Underlay | None = None
+    machine_tunnels: bool = False
+    """Tunnels end on this machine, in the namespace of this process, at `vtep_ip`, which is an IPv4 address there; the rest of them is in
+    the host namespace as ever."""
     physical_networks: tuple[PhysicalNetwork, ...] = (PhysicalNetwork(),)

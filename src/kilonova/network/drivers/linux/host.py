@@ -100,6 +100,7 @@ class Host:
             raise DriverError("The Linux network driver needs root; as another user choose the fake driver.")
         for namespace in (self.config.host_namespace, *([self.config.underlay.namespace] if self.config.underlay else [])):
             netns.path(namespace)
+        self._outside = self._machine() if self.config.machine_tunnels else None
         netns.create(self.config.host_namespace)
         netns.enter(self.config.host_namespace)
         self._route = Route()
@@ -112,6 +113,14 @@ class Host:
         self._require_bridge_netfilter()
         if "table bridge kn\n" not in self._nft.run("list tables"):
             self.ruleset.load({})
+
+    def _machine(self) -> Route:
+        """rtnetlink in the namespace of this process, where tunnels end."""
+        route, vtep = Route(), self.config.vtep_ip
+        if "." not in vtep or vtep not in {address.cidr.partition("/")[0] for address in route.addresses()}:
+            route.close()
+            raise DriverError(f"my_ip is {vtep}, which is not an IPv4 address of this machine; give the one at which other hosts reach it.")
+        return route
 
     @staticmethod
     def _require_bridge_netfilter() -> None:
@@ -129,6 +138,8 @@ class Host:
         self._closer.shutdown(wait=True)
         self._conntrack.close()
         self._route.close()
+        if self._outside is not None:
+            self._outside.close()
         self._elements.close()
         self._nft.close()
 
@@ -208,19 +219,29 @@ class Host:
     def _vxlan(self, segment: Segment, bridge: int) -> None:
         name, mtu = str(segment.vxlan), segment.network.mtu
         link = self._links.get(name)
+        if link is not None and link.alias != self._tunnel_alias():
+            self._delete_links([name])  # of another address, or of another namespace
+            link = None
         if link is None:
-            vni = segment.network.segmentation_id or 0
-            self._route.do(
-                rtnl.add_vxlan(name, vni=vni, local_ip=self.config.vtep_ip, mtu=mtu, master=bridge),
-                rtnl.quiet_bridge_port(name),
-                rtnl.set_link(name, up=True),
-            )
+            self._add_vxlan(name, segment.network, bridge)
+            self._route.do(rtnl.quiet_bridge_port(name), rtnl.set_link(name, alias=self._tunnel_alias(), up=True))
             tunnel = forwarding.Tunnel(network_id=segment.network.id, bridge=bridge, vxlan=self._remember(name).index)
             flooded = forwarding.floods(tunnel, self._peers, self.config.vtep_ip)
             self._route.do_all(forwarding.change_floods(tunnel, set(), flooded))
         elif link.mtu != mtu or link.master != bridge or not link.up:
             self._route.do(rtnl.set_link(name, mtu=mtu, master=bridge, up=True), rtnl.quiet_bridge_port(name))
             self._remember(name)
+
+    def _add_vxlan(self, name: str, network: rpc.Network, bridge: int) -> None:
+        vni, vtep_ip = network.segmentation_id or 0, self.config.vtep_ip
+        if self._outside is None:
+            self._route.do(rtnl.add_vxlan(name, vni=vni, local_ip=vtep_ip, mtu=network.mtu, master=bridge))
+            return
+        with netns.opened(self.config.host_namespace) as here:
+            self._outside.do(rtnl.add_vxlan(name, vni=vni, local_ip=vtep_ip, mtu=network.mtu, master=bridge, namespace_fd=here))
+
+    def _tunnel_alias(self) -> str:
+        return f"kilonova tunnel at {self.config.vtep_ip}{' of the machine' if self.config.machine_tunnels else ''}"
 
     def _tunnel(self, network_id: str) -> forwarding.Tunnel | None:
         segment = self.segments.get(network_id)

@@ -119,11 +119,13 @@ def add_bridge(name: str, *, mtu: int, mac: str, up: bool = True) -> Message:
     return _add(name, "bridge", data, mtu=mtu, mac=mac, up=up)
 
 
-def add_vxlan(name: str, *, vni: int, local_ip: str, mtu: int, master: int) -> Message:
-    """Neither multicast nor learning: who is where is told by `put_fdb`."""
+def add_vxlan(name: str, *, vni: int, local_ip: str, mtu: int, master: int, namespace_fd: int | None = None) -> Message:
+    """Neither multicast nor learning: who is where is told by `put_fdb`.
+
+    namespace_fd: where the link is born, on a bridge there. Its packets come and go in the namespace of the socket that asks for it."""
     local = attribute(_VXLAN_LOCAL, ip_bytes(local_ip))
     data = nested(_INFO_DATA, u32(_VXLAN_ID, vni), local, u8(_VXLAN_LEARNING, 0), u16be(_VXLAN_PORT, VXLAN_UDP_PORT))
-    return _add(name, "vxlan", data, mtu=mtu, master=master)
+    return _add(name, "vxlan", data, mtu=mtu, master=master, namespace_fd=namespace_fd)
 
 
 def add_veth(
@@ -142,7 +144,15 @@ def add_kind(name: str, kind: str) -> Message:
 
 
 def _add(
-    name: str, kind: str, data: bytes, *, mtu: int | None = None, mac: str | None = None, master: int | None = None, up: bool = False
+    name: str,
+    kind: str,
+    data: bytes,
+    *,
+    mtu: int | None = None,
+    mac: str | None = None,
+    master: int | None = None,
+    up: bool = False,
+    namespace_fd: int | None = None,
 ) -> Message:
     body = _link_header(flags=_IFF_UP if up else 0, change=_IFF_UP if up else 0) + text(_IFLA_IFNAME, name)
     if mtu is not None:
@@ -152,6 +162,8 @@ def _add(
     body += nested(_IFLA_LINKINFO, text(_INFO_KIND, kind), data)
     if master is not None:
         body += u32(_IFLA_MASTER, master)
+    if namespace_fd is not None:
+        body += u32(_IFLA_NET_NS_FD, namespace_fd)
     return Message(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, about=f"create link {name}")
 
 
