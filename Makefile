@@ -11,7 +11,7 @@ export SUITE
 SCRIPTS := guest/build-guest-image guest/smoke-guest-image conformance/run-tempest conformance/run-suites
 
 .DEFAULT_GOAL := help
-.PHONY: help setup client-venv tempest-venv peers-venv demo up test check fresh conformance guest-smoke bench sim probe test-databases test-peers clean
+.PHONY: help setup client-venv tempest-venv peers-venv demo up test check fresh conformance guest-smoke bench sim probe test-databases test-peers test-upgrade clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -75,6 +75,9 @@ test-databases: ## the suite on SQLite, PostgreSQL and MariaDB
 test-peers: ## ours beside theirs: compute on a real Keystone and Glance, keystonemiddleware on our identity
 	@$(SETUP) packages venv clients peers
 	@$(PYTHON) -m pytest -v tests/peers $(PYTEST_ARGS)
+
+test-upgrade: setup ## an earlier commit and this one in one cloud; every process replaced under load, nothing fails
+	@$(PYTHON) -m pytest -v -s tests/upgrade $(PYTEST_ARGS)
 
 clean: ## remove what was made here: environments, stamps, caches (Debian packages stay)
 	rm -rf .venv .venv-clients .venv-tempest .venv-peers .setup .mypy_cache .ruff_cache .hypothesis build dist

@@ -736,3 +736,36 @@ def test_connections_that_end_at_any_moment(rabbit: Rabbit, seed: int) -> None:
             assert sum(hows.values()) == 1500 and hows["answered"] > 300, hows
 
     run(test, 90.0)
+
+
+def test_who_retires_ends_what_it_has_and_takes_no_more(rabbit: Rabbit) -> None:
+    """And calls of its own still go out, also those that its handlers make."""
+
+    async def story() -> None:
+        async with connected(rabbit.url) as leaving, connected(rabbit.url) as other, connected(rabbit.url) as caller:
+            shared, elsewhere, begun = address(), address(), asyncio.Event()
+
+            async def slow(message: Heartbeat) -> NetworkReady:
+                begun.set()
+                await asyncio.sleep(0.5)
+                reply: NetworkReady = await leaving.call(elsewhere, message)
+                return reply
+
+            other.serve(elsewhere, echo(name="elsewhere"))
+            leaving.serve(shared, {Heartbeat: slow})
+            await asyncio.gather(other.ready(), leaving.ready())
+            running = asyncio.ensure_future(caller.call(shared, Heartbeat(host="a")))
+            await begun.wait()
+            retiring = asyncio.ensure_future(leaving.retire(10.0))
+            await asyncio.sleep(0.2)
+            with pytest.raises(Undelivered):
+                await caller.call(shared, Heartbeat(host="b"))
+            other.serve(shared, echo(name="other"))
+            await other.ready()
+            assert (await caller.call(shared, Heartbeat(host="c"))).network_id == "other"
+            assert not retiring.done()
+            assert (await running).network_id == "elsewhere"
+            await asyncio.wait_for(retiring, 2.0)
+            assert (await leaving.call(elsewhere, Heartbeat(host="d"))).network_id == "elsewhere"
+
+    asyncio.run(story())

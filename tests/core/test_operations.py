@@ -267,3 +267,30 @@ def test_stopping_leaves_the_operation_to_the_next_life_without_undoing(tmp_path
         await b.stop()
 
     told(story)
+
+
+def test_a_runner_that_stops_in_order_leaves_what_it_ran_to_others_at_once(tmp_path: Path) -> None:
+    async def story(runtime: SimRuntime) -> None:
+        async def long(op: Operation) -> None:
+            await runtime.sleep(100.0)
+
+        a = Runner(runtime, tmp_path / "db", "a", long)
+        b = Runner(runtime, tmp_path / "db", "b")
+        b.plan.append(b.finish)
+        await a.db.create(metadata)
+        op = await a.begin()
+        a.ops.start(op)
+        await runtime.sleep(1.0)
+        assert not await b.ops.take_up(op.id), "its lease holds"
+        running = list(a.ops.running)
+        await a.tasks.stop()
+        await a.ops.give_back([*running, "unknown"])
+        assert await b.ops.take_up(op.id)
+        await runtime.sleep(1.0)
+        assert [(name, epoch) for name, epoch, _ in b.attempts] == [("recover", 2)]
+        await a.ops.give_back(running)
+        assert await b.count() == 0
+        await b.stop()
+        await a.stop()
+
+    told(story)

@@ -178,7 +178,8 @@ class Traffic:
     async def _delete(self) -> None:
         """Of one of the older ones; whatever it is at."""
         if len(self.alive) < 10:
-            return await self._list()
+            await self._list()
+            return
         server = self.alive.pop(self._random.randrange(len(self.alive) // 2))
         self.deleted.append(server)
         await self._expect((204,), "compute", "DELETE", f"/v2.1/servers/{server}")

@@ -19,7 +19,7 @@ from kilonova.cli.settle import Settled, driver_for, kilonova_conf
 from kilonova.cli.state import StateDir
 from kilonova.compute.drivers.fake.journal import GuestJournal
 from kilonova.core import config
-from kilonova.core.server import HttpServer, bind
+from kilonova.core.server import GRACE_S, HttpServer, bind
 from kilonova.hypervisor import Machines
 from kilonova.identity.config import OPTIONS as IDENTITY_OPTIONS
 from kilonova.plan import CONDUCTOR, HYPERVISOR, PORTS, ROLES, Plan
@@ -130,10 +130,11 @@ class Process(Lifetime):
 
     async def _start(self, cloud: Cloud) -> None:
         loop = asyncio.get_running_loop()
+        grace_s = self.settled.grace_s if self.settled.broker else GRACE_S
         listeners = {name: bind(self.plan.host, PORTS[name] + self.plan.port_offset, name) for name in cloud.edges if name in self.services}
         for name, listener in listeners.items():
             cert, key = self.tls or (None, None)
-            self.servers[name] = HttpServer(cloud.edges[name], listener, ssl_certfile=cert, ssl_keyfile=key)
+            self.servers[name] = HttpServer(cloud.edges[name], listener, ssl_certfile=cert, ssl_keyfile=key, grace_s=grace_s)
         self._write_files(cloud)
         await self._unless_stopped(cloud.start(self.passwords))
         for name, server in self.servers.items():
@@ -181,7 +182,7 @@ class Process(Lifetime):
         steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [("http", self._stop_serving)]
         if cloud is not None:
             steps += [("destroy", cloud.destroy)] if self.state.mark.ephemeral else []
-            steps += [("services", cloud.stop)]
+            steps += [("calls of other processes", lambda: cloud.retire(self.settled.grace_s)), ("services", cloud.stop)]
         for name, step in [*steps, ("tasks", self.tasks.stop)]:
             try:
                 await step()
@@ -190,8 +191,9 @@ class Process(Lifetime):
         self.close_log()
 
     async def _stop_serving(self) -> None:
-        """All at once, since each lets its requests end."""
-        outcomes = await asyncio.gather(*(server.stop() for server in self.servers.values()), return_exceptions=True)
+        """All at once, since each lets its requests end. Where there are other processes, clients get the time to find them."""
+        drain_s = self.settled.drain_s if self.settled.broker and self.ended.is_set() else 0.0
+        outcomes = await asyncio.gather(*(server.stop(drain_s) for server in self.servers.values()), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome

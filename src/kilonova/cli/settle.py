@@ -31,6 +31,12 @@ OPTIONS: Options = {
         cfg.StrOpt("host", default="", help="This machine's name in the cloud. Empty: the system's, in clouds of several processes."),
         cfg.StrOpt("my_ip", default="", help="Address at which other hosts reach this one's tunnels."),
         cfg.BoolOpt("debug", default=False, help="Whether the log tells details."),
+        cfg.IntOpt(
+            "graceful_shutdown_timeout",
+            default=60,
+            min=1,
+            help="Seconds that requests and commands get to end in when a process of several stops.",
+        ),
     ],
     **DATABASE_OPTIONS,
     "ssl": [
@@ -45,6 +51,12 @@ OPTIONS: Options = {
         cfg.IntOpt("port_offset", default=0, min=0, max=60000, help="Added to each service's usual port."),
         cfg.StrOpt("public_host", default="", help="Name or address in the catalog's URLs; empty: the one that is bound."),
         cfg.StrOpt("region", default="RegionOne", help="Name of the region."),
+        cfg.FloatOpt(
+            "drain_time",
+            default=1.0,
+            min=0,
+            help="Seconds that a stopping process of several still takes requests while /healthz says 503, for load balancers to see.",
+        ),
         cfg.BoolOpt("insecure", default=False, help="Whether addresses other than loopback may be served without TLS."),
     ],
 }
@@ -70,6 +82,9 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """Several processes make up the cloud."""
     node: str = LOCAL
     my_ip: str = ""
+    grace_s: int = 60
+    """What runs gets so long to end in when one process of several stops."""
+    drain_s: float = 1.0
 
 
 def readable(files: Sequence[str]) -> tuple[str, ...]:
@@ -125,6 +140,8 @@ def settle(choices: Choices) -> Settled:
         broker=broker,
         node=conf.host or (socket.gethostname() if broker else LOCAL),
         my_ip=conf.my_ip,
+        grace_s=conf.graceful_shutdown_timeout,
+        drain_s=conf.cloud.drain_time,
     )
 
 

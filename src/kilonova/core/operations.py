@@ -165,6 +165,7 @@ class Operations:
         self._renew = prepared(sa.update(table).where(among).values(lease_until=bind("until")))
         self._held = prepared(sa.select(c.id, c.epoch).where(among).order_by(c.id))
         self._touch = prepared(sa.update(table).where(mine).values(lease_until=bind("until")))
+        self._give = prepared(sa.update(table).where(among).values(owner=NOBODY, lease_until=0))
         self._step = prepared(sa.update(table).where(mine).values(step=bind("next")))
         self._delete = prepared(sa.delete(table).where(mine))
 
@@ -356,6 +357,12 @@ class Operations:
                 self.start(mine, recover=mine.attempts > 1)
                 taken += 1
         return taken
+
+    async def give_back(self, ids: list[str]) -> None:
+        """Operations that ran here until a moment ago are nobody's: others need not wait for their leases to run out."""
+        for at in range(0, len(ids), BATCH):
+            batch = ids[at : at + BATCH]
+            await self.db.transact(lambda tx, batch=batch: tx.run(self._give, {"me": self.owner, "ids": batch}))  # type: ignore[misc]
 
     async def renew(self) -> None:
         """Keep what runs here. A runner whose operation somebody else has taken over is stopped, without undoing anything."""

@@ -11,6 +11,9 @@ from kilonova.core.tasks import Tasks
 
 JOIN_BYTES = 64 << 10
 """Up to here copying costs less than a second piece."""
+GRACE_S = 2
+"""What requests get to end in, when nobody says otherwise."""
+CLOSE = (b"connection", b"close")
 
 
 class PortTaken(Exception):
@@ -78,6 +81,27 @@ class _Protocol(HttpToolsProtocol):
         super().on_response_complete()
 
 
+class _Leaving:
+    """The application while its server drains: every answer ends its connection, and whoever asks for its health hears that it goes."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def last(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
+            await send(message)
+
+        if scope["type"] == "http" and scope["path"] == "/healthz":
+            await last(
+                {"type": "http.response.start", "status": 503, "headers": [(b"content-type", b"text/plain"), (b"content-length", b"9")]}
+            )
+            await last({"type": "http.response.body", "body": b"leaving\r\n"})
+        else:
+            await self._app(scope, receive, last)
+
+
 def bind(host: str, port: int, what: str) -> socket.socket:
     """A listening socket. Raises PortTaken with one sentence."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -96,7 +120,10 @@ def bind(host: str, port: int, what: str) -> socket.socket:
 
 
 class HttpServer:
-    def __init__(self, app: Any, listener: socket.socket, *, ssl_certfile: str | None = None, ssl_keyfile: str | None = None) -> None:
+    def __init__(
+        self, app: Any, listener: socket.socket, *, ssl_certfile: str | None = None, ssl_keyfile: str | None = None, grace_s: int = GRACE_S
+    ) -> None:
+        """grace_s: what requests that run when the server stops get to end in; what is not over then is cut off."""
         self.listener = listener
         config = uvicorn.Config(
             app,
@@ -110,7 +137,7 @@ class HttpServer:
             proxy_headers=False,
             date_header=True,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=grace_s,
             backlog=2048,
             ssl_certfile=ssl_certfile,
             ssl_keyfile=ssl_keyfile,
@@ -130,8 +157,24 @@ class HttpServer:
                 raise PortTaken(f"{name}: the HTTP server did not start.")
             await asyncio.sleep(0.001)
 
-    async def stop(self) -> None:
+    async def stop(self, drain_s: float = 0.0) -> None:
+        """Let what runs end, close kept-alive connections, listen no more.
+
+        drain_s: for so long requests are still taken, also over new connections, but each answer closes its connection, and /healthz is
+        answered 503: clients and load balancers have turned to other processes before this one hangs up on anybody."""
+        if drain_s and self._task is not None and not self._task.done():
+            self._leave()
+            await asyncio.sleep(drain_s)
         self._server.should_exit = True
         if self._task is not None:
             await self._task
         self.listener.close()
+
+    def _leave(self) -> None:
+        config = self._server.config
+        leaving = config.loaded_app = _Leaving(config.loaded_app)
+        for connection in list(self._server.server_state.connections):
+            if isinstance(connection, _Protocol):
+                connection.app = leaving
+                if connection.cycle is not None and not connection.cycle.response_started:
+                    connection.cycle.keep_alive = False
