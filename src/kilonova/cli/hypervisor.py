@@ -21,6 +21,8 @@ from kilonova.hypervisor import OPTIONS, Hypervisors, Machines, ReachOverBus
 from kilonova.plan import Plan
 
 BROKER_WAIT_S = 15.0
+RENEWAL_S = 3600.0
+"""Between two looks whether the certificate is to be renewed."""
 
 
 class HypervisorProcess(Lifetime):
@@ -69,6 +71,7 @@ class HypervisorProcess(Lifetime):
                 raise self.failed(error) from error
             ready()
             self._settle_down()
+            self._stay_member(runtime)
             await self.ended.wait()
         finally:
             if hypervisors is not None:
@@ -82,6 +85,30 @@ class HypervisorProcess(Lifetime):
             await self.tasks.stop()
             runtime.close()
             self.close_log()
+
+    def _stay_member(self, runtime: Runtime) -> None:
+        """Where this machine has joined with a token, and runs with what it was given: renew its certificate in time."""
+        if str(self.state.path / "join" / "kilonova.conf") not in self.settled.config:
+            return
+        from kilonova.cli import membership
+
+        known = membership.of(self.state.path)
+
+        def renew() -> int:
+            assert known is not None
+            return membership.renew(self.state, known) if membership.renewal_due(self.state, runtime.now_us()) else 0
+
+        async def look() -> None:
+            try:
+                until = await runtime.blocking(renew)
+            except Failure as failure:
+                self.log.warning("the host's certificate was not renewed", reason=failure.message)
+                return
+            if until:
+                self.log.info("the host's certificate was renewed", until_s=until // 1_000_000)
+
+        if known is not None:
+            self.tasks.every("renewal of the host's certificate", RENEWAL_S, look, at_once=True)
 
     def _settings(self) -> tuple[dict[str, Settings], dict[str, Settings]]:
         """(of the agents, of the bus)"""

@@ -5,6 +5,7 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvloop
@@ -97,6 +98,8 @@ class Process(Lifetime):
             my_ip=settled.my_ip,
         )
         self.servers: dict[str, HttpServer] = {}
+        self.joins: Any = None
+        """Answers machines that join (JoinServer)."""
 
     def _tls(self) -> tuple[str, str] | None:
         settled = self.settled
@@ -143,7 +146,17 @@ class Process(Lifetime):
             await self._unless_stopped(self._answers(name, server.port))
             took_s = cloud.took_s.get(name, 0.0) + loop.time() - started
             self.tell(f"  {name:<10} {self.plan.url(name):<30} {took_s:6.2f} s")
+        await self._answer_joins(cloud)
         self.log.info("the cloud is up", version=__version__, services=list(self.servers), pid=os.getpid())
+
+    async def _answer_joins(self, cloud: Cloud) -> None:
+        """Machines may join a cloud with a broker, at its processes of the role compute."""
+        if not self.settled.broker or "compute" not in self.services or not cloud.conf["join"].enabled:
+            return
+        from kilonova.cli.join_server import JoinServer
+
+        self.joins = JoinServer(cloud, self.state, self.tasks)
+        await self.joins.start()
 
     async def _answers(self, name: str, port: int) -> None:
         """Until GET /healthz is answered well. Raises Failure."""
@@ -180,6 +193,7 @@ class Process(Lifetime):
     async def _end(self, cloud: Cloud | None) -> None:
         """A failing step is logged and does not keep the next from being done."""
         steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [("http", self._stop_serving)]
+        steps += [("joins", self.joins.stop)] if self.joins is not None else []
         if cloud is not None:
             steps += [("destroy", cloud.destroy)] if self.state.mark.ephemeral else []
             steps += [("calls of other processes", lambda: cloud.retire(self.settled.grace_s)), ("services", cloud.stop)]

@@ -25,6 +25,9 @@ COMMANDS = {
     "db": "The database.",
     "nova-manage": "Cells and databases, in the words of Nova's own command.",
     "nova-status": "Whether databases and cells are fit for this release, in the words of Nova's own command.",
+    "join-token": "On a controller: a token with which another machine may join the cloud.",
+    "join": "Make this machine a hypervisor of a cloud.",
+    "leave": "On a controller: shut out a host that joined.",
     "serve": "Run chosen services in the foreground.",
     "completion": "Print a script for the shell's completion.",
 }

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from kilonova.compute.joining import Asked, Joining, RenewalAsked
+from kilonova.compute.join_forms import Asked, Authority, Refusal, RenewalAsked
+from kilonova.compute.joining import Joining
 from kilonova.core.certificates import BadRequestForCertificate
 from kilonova.core.config import ConfigError
 from kilonova.core.errors import BadRequest, Error, Forbidden, NotFound, TooLarge
@@ -18,16 +19,6 @@ from kilonova.core.http import Receive, Scope, Send
 from kilonova.core.log import Log
 
 MOST_BYTES = 65_536
-
-
-class Authority(msgspec.Struct, frozen=True, kw_only=True):
-    certificate: str
-
-
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    code: str
-    sentence: str
-    advice: str = ""
 
 
 class JoinListener:
@@ -61,9 +52,9 @@ class JoinListener:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Any:
         match scope["method"], scope["path"]:
-            case ("GET" | "HEAD"), "/healthz":
+            case (("GET" | "HEAD"), "/healthz"):
                 return {"service": "join", "status": "ok"}
-            case ("GET" | "HEAD"), "/v1/authority":
+            case (("GET" | "HEAD"), "/v1/authority"):
                 return Authority(certificate=(await self._joining.authority())[0])
             case "POST", "/v1/join":
                 return await self._joining.join(await _read(receive, Asked))

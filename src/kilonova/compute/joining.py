@@ -8,9 +8,8 @@ import hashlib
 import ipaddress
 from collections.abc import Mapping
 
-import msgspec
-
 from kilonova.compute.errors import CannotJoin, HostMayNotRenew, TokenNotGood
+from kilonova.compute.join_forms import SERVER_NAME, Asked, BrokerPlace, Joined, JoinToken, RenewalAsked, Renewed
 from kilonova.compute.store import cell_mappings, joins
 from kilonova.core import certificates, files
 from kilonova.core.bus import agents
@@ -22,57 +21,9 @@ from kilonova.core.db import Database, Duplicate, Transaction
 from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
 
-SERVER_NAME = "join.kilonova.internal"
-"""In the certificate of whoever answers joins: a machine is known by the authority, not by its address."""
 SECRET_BYTES = 32
-PREFIX = "kn1-"
 WRITES = r"^amq\.default$"
 SERVER_DAYS = 90
-
-
-class JoinToken(msgspec.Struct, frozen=True, array_like=True):
-    """What the operator carries. `controllers` are host:port; `authority` is the SHA-256 of the authority's certificate."""
-
-    controllers: tuple[str, ...]
-    authority: bytes
-    secret: bytes
-    host: str = ""
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A join. `request` is a certificate signing request (PEM); `secret` hexadecimal."""
-
-    secret: str
-    host: str
-    my_ip: str
-    request: str
-
-
-class BrokerPlace(msgspec.Struct, frozen=True, kw_only=True):
-    host: str
-    port: int
-
-
-class Joined(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a hypervisor needs. `broker_authority`: certificates (PEM) that may sign the broker's; empty: the system's.
-    `client_certificate`: show ours to the broker."""
-
-    certificate: str
-    brokers: tuple[BrokerPlace, ...]
-    vhost: str
-    user: str
-    password: str
-    ssl: bool
-    broker_authority: str = ""
-    client_certificate: bool = False
-
-
-class RenewalAsked(msgspec.Struct, frozen=True, kw_only=True):
-    request: str
-
-
-class Renewed(msgspec.Struct, frozen=True, kw_only=True):
-    certificate: str
 
 
 def digest(secret: bytes) -> str:
