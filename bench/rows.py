@@ -285,7 +285,7 @@ def slow_sync(b: Bench) -> str | None:
     """Build the library that makes disk syncs slower; None without a compiler."""
     out = b.scratch / "slow_sync.so"
     try:
-        subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", str(out), str(HERE / "slow_sync.c"), "-ldl"], check=True)
+        subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", str(out), str(HERE / "slow_sync.c"), "-ldl", "-pthread"], check=True)
     except FileNotFoundError:
         return None
     return str(out)

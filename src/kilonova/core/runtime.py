@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from kilonova.core.file_sync import FileSync
+
 T = TypeVar("T")
 UUIDS_AT_ONCE = 64
 """A boot takes fourteen; asking the system for each costs as much as a statement."""
@@ -44,11 +46,12 @@ class Runtime:
         return secrets.token_bytes(count)
 
     def uuid(self) -> str:
-        """A random (version 4) UUID with dashes."""
+        """A UUID with dashes: version 4 to look at, 106 bits of it random. Its first 16 bits are the time in eighths of a second (they
+        come round every 2.3 hours): rows that are made together lie together in every index, which halves what a commit writes."""
         try:
             return self._uuids.pop()
         except IndexError:
-            self._uuids = _uuids(self.token_bytes(16 * UUIDS_AT_ONCE).hex())
+            self._uuids = _uuids(f"{int(self.now() * 8) & 0xFFFF:04x}", self.token_bytes(16 * UUIDS_AT_ONCE).hex())
             return self._uuids.pop()
 
     def uuid_hex(self) -> str:
@@ -67,6 +70,13 @@ class Runtime:
             executor = self._pools[pool] = ThreadPoolExecutor(self._threads, thread_name_prefix=pool)
         return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
 
+    def file_sync(self) -> FileSync | None:
+        """Where files go to the disk while the loop goes on; None: whoever needs it waits. Call it in the loop."""
+        try:
+            return FileSync()
+        except OSError:
+            return None
+
     def point(self, name: str) -> None:
         """A place where the process may die. Does nothing here."""
 
@@ -76,9 +86,9 @@ class Runtime:
         self._pools.clear()
 
 
-def _uuids(text: str) -> list[str]:
-    """Each 32 hexadecimal digits as a version 4 UUID."""
+def _uuids(prefix: str, text: str) -> list[str]:
+    """Each 32 hexadecimal digits as a version 4 UUID that begins with `prefix` (four digits)."""
     return [
-        f"{h[:8]}-{h[8:12]}-4{h[13:16]}-{'89ab'[int(h[16], 16) & 3]}{h[17:20]}-{h[20:]}"
+        f"{prefix}{h[4:8]}-{h[8:12]}-4{h[13:16]}-{'89ab'[int(h[16], 16) & 3]}{h[17:20]}-{h[20:]}"
         for h in (text[at : at + 32] for at in range(0, len(text), 32))
     ]

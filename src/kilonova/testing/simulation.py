@@ -110,6 +110,9 @@ class SimRuntime(Runtime):
         await asyncio.sleep(self.random.uniform(0.0001, 0.002))
         return function(*arguments)
 
+    def file_sync(self) -> None:
+        """Disks are at once."""
+
     def point(self, name: str) -> None:
         if self.dead:
             raise Killed

@@ -53,6 +53,9 @@ class Reader(Protocol):
 
 
 class Transaction(Reader, Protocol):
+    alone: bool
+    """No other transaction runs beside this one, so nothing needs to be locked."""
+
     async def run(self, statement: Statement, parameters: Parameters = NONE) -> int:
         """Rows matched. Raises Duplicate."""
         ...

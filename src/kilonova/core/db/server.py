@@ -31,6 +31,7 @@ class _Transaction:
     """all/one/run/many inside BEGIN … COMMIT."""
 
     __slots__ = ("_careful", "_compile", "_driver", "_wire", "spoilt", "wrote")
+    alone = False
 
     def __init__(self, wire: Wire, driver: Driver, compile: Callable[[Any], Compiled], careful: bool) -> None:
         self._wire = wire

@@ -1,8 +1,11 @@
-"""SQLite: WAL, synchronous=FULL, and group commit on the event loop.
+"""SQLite: a write-ahead log, and group commit on the event loop.
 
 Statements run on the loop's thread, since a writer thread starves beside a busy loop (docs/internals/database.md). Each transaction is a
-savepoint in a group of at most `MAX_GROUP`; the group's COMMIT runs when the loop has nothing else ready, then all its members' futures
-are set. A failed COMMIT fails every member.
+savepoint in a group of at most `MAX_GROUP`; the group's COMMIT runs when the loop has nothing else ready. A failed COMMIT fails every
+member. COMMIT writes the log (synchronous=NORMAL), and the log goes to the disk while the loop goes on (core/file_sync.py): then the
+members' futures are set. One synchronisation is under way at a time; what is committed meanwhile shares the next. Where the kernel cannot
+do that, COMMIT itself waits for the disk (synchronous=FULL). What others read meanwhile is committed, and would be lost with the power
+for as long as a disk takes; nobody was told that it is done.
 
 Reads outside a transaction see committed data only. A second connection would be enough for that, but each commit of the first empties
 its page cache; so the writer's own connection answers whatever the open group has not written to.
@@ -10,6 +13,7 @@ its page cache; so the writer's own connection answers whatever the open group h
 
 import asyncio
 import collections
+import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -17,8 +21,9 @@ from typing import Any, TypeVar
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from kilonova.core.db.facade import NONE, Duplicate, Lost, Parameters, Row, Transaction
+from kilonova.core.db.facade import NONE, Duplicate, Lost, OutcomeUnknown, Parameters, Row, Transaction
 from kilonova.core.db.statements import Compiled, Prepared
+from kilonova.core.file_sync import FileSync
 from kilonova.core.runtime import Runtime
 
 T = TypeVar("T")
@@ -31,6 +36,7 @@ class _Connection:
     """all/one/run/many on one connection."""
 
     __slots__ = ("_compile", "_connection", "written")
+    alone = True
 
     def __init__(self, connection: sqlite3.Connection, compile: Callable[[Any], Compiled]) -> None:
         self._connection = connection
@@ -105,6 +111,15 @@ class SQLite:
         self._scheduled = False
         self._closed = False
         self._commits = 0
+        self._sync_later = synchronous == "FULL" and path != ":memory:"
+        """The log has not been opened for it yet."""
+        self._sync: FileSync | None = None
+        self._log = -1
+        self._syncing: list[asyncio.Future[None]] | None = None
+        """Whom the synchronisation that is under way is for."""
+        self._unsynced: list[asyncio.Future[None]] = []
+        """Committed; the next one is theirs."""
+        self._broken: OSError | None = None
 
     def _open(self, synchronous: str) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=5)
@@ -173,6 +188,8 @@ class SQLite:
     async def _enter(self) -> None:
         if self._closed:
             raise Lost("the database is closed")
+        if self._broken is not None:
+            raise Lost(f"the disk refused a write, and the database is not written to any more: {self._broken}")
         task = asyncio.current_task()
         if self._busy is not None or self._reserved:
             if self._busy is task and task is not None:
@@ -222,6 +239,13 @@ class SQLite:
             self._writer_connection.execute("COMMIT")
             self._commits += 1
             self.runtime.point("committed")
+            if self._sync is not None:
+                self._unsynced.extend(group)
+                if self._syncing is None:
+                    self._synchronise()
+                return
+            if self._sync_later:
+                self._begin_syncing()
         except sqlite3.Error as error:
             if self._writer_connection.in_transaction:
                 self._writer_connection.execute("ROLLBACK")
@@ -232,6 +256,42 @@ class SQLite:
         for done in group:
             if not done.done():
                 done.set_result(None)
+
+    def _synchronise(self) -> None:
+        self._syncing, self._unsynced = self._unsynced, []
+        try:
+            assert self._sync is not None
+            self._sync.start(self._log, self._synchronised)
+        except OSError as error:
+            self._synchronised(error)
+
+    def _synchronised(self, error: OSError | None) -> None:
+        """After a failure nobody knows what is on the disk, and a second attempt would not tell: nothing is written any more."""
+        group, self._syncing = self._syncing or [], None
+        self._broken = self._broken or error
+        for done in group:
+            if done.done():
+                continue
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(OutcomeUnknown(f"the log did not reach the disk: {error}"))
+        if self._unsynced:
+            self._synchronise()
+
+    def _begin_syncing(self) -> None:
+        """After the first commit: then the log's file is there."""
+        self._sync_later = False
+        self._sync = self.runtime.file_sync()
+        if self._sync is None:
+            return
+        try:
+            self._log = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._sync.close()
+            self._sync = None
+            return
+        self._writer_connection.execute("PRAGMA synchronous=NORMAL")
 
     async def create(self, metadata: Any) -> None:
         async def body(tx: Transaction) -> None:
@@ -247,6 +307,9 @@ class SQLite:
     def abandon(self) -> None:
         """As if the process had died: nothing that is not committed is kept. For simulated crashes."""
         self._closed = True
+        if self._sync is not None:
+            self._sync.close()
+            os.close(self._log)
         self._writer_connection.close()
         self._reader_connection.close()
 
@@ -255,6 +318,22 @@ class SQLite:
             return
         self._commit_now()
         self._closed = True
+        self._end_syncing()
         self._writer_connection.close()
         if self._reader_connection is not self._writer_connection:
             self._reader_connection.close()
+
+    def _end_syncing(self) -> None:
+        """Waits for the disk: then whoever is still waiting has what it asked for."""
+        if self._sync is None:
+            return
+        self._sync.close()
+        self._sync = None
+        self._syncing, self._unsynced = [*(self._syncing or []), *self._unsynced], []
+        try:
+            os.fdatasync(self._log)
+        except OSError as error:
+            self._synchronised(error)
+        else:
+            self._synchronised(None)
+        os.close(self._log)

@@ -46,6 +46,7 @@ class Rows(Generic[S]):
         if "revision" in table.c:
             held = sa.update(table).where(id_column.in_(sa.bindparam("row_keys", expanding=True)))
             self._hold = prepared(held.values(revision=table.c.revision))
+            self._held = prepared(sa.select(id_column).where(id_column == sa.bindparam("row_key")))
         self._shapes: dict[Any, Prepared] = {}
 
     def _values(self, row: S) -> dict[str, Any]:
@@ -73,7 +74,10 @@ class Rows(Generic[S]):
     async def hold(self, tx: Transaction, *row_ids: str) -> None:
         """Until this transaction ends nobody changes or deletes these rows: for what refers to them, and for whoever asks that nothing
         does. Raises Stale when one is gone."""
-        found = await tx.run(self._hold, {"row_keys": row_ids})
+        if tx.alone:
+            found = sum([await tx.one(self._held, {"row_key": row_id}) is not None for row_id in row_ids])
+        else:
+            found = await tx.run(self._hold, {"row_keys": row_ids})
         if found != len(row_ids):
             raise Stale
 

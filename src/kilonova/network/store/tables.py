@@ -86,9 +86,11 @@ ip_allocations = sa.Table(
     sa.Column("subnet_id", ID, primary_key=True),
     sa.Column("ip_key", sa.String(32), primary_key=True),
     sa.Column("port_id", ID, nullable=False),
+    sqlite_with_rowid=False,
 )
 port_security_groups = sa.Table(
-    "port_security_groups", metadata, sa.Column("security_group_id", ID, primary_key=True), sa.Column("port_id", ID, primary_key=True)
+    "port_security_groups", metadata, sa.Column("security_group_id", ID, primary_key=True), sa.Column("port_id", ID, primary_key=True),
+    sqlite_with_rowid=False,
 )
 routers = sa.Table(
     "routers", metadata,
@@ -132,6 +134,7 @@ quotas = sa.Table(
     sa.Column("resource", sa.String(32), primary_key=True),
     _int("used"),
     _int("hard_limit", null=True),
+    sqlite_with_rowid=False,
 )
 """What a project has, and its own limit when it has one (NULL: the configured default)."""
 hosts = sa.Table(

@@ -40,6 +40,7 @@ inventories = sa.Table(
     sa.Column("capacity", sa.BigInteger, nullable=False),
     sa.Column("used", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 consumers = sa.Table(
     "placement_consumers",
@@ -52,6 +53,7 @@ consumers = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Index("ix_placement_consumers_owner", "project_id", "user_id"),
+    sqlite_with_rowid=False,
 )
 allocations = sa.Table(
     "placement_allocations",
@@ -61,6 +63,7 @@ allocations = sa.Table(
     sa.Column("resource_class", NAME, primary_key=True),
     sa.Column("amount", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 classes = sa.Table(
     "placement_classes",

@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("ip_key", sa.String(length=32), nullable=False),
         sa.Column("port_id", sa.String(length=36), nullable=False),
         sa.PrimaryKeyConstraint("subnet_id", "ip_key"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "network_agents",
@@ -72,6 +73,7 @@ def upgrade() -> None:
         sa.Column("used", sa.Integer(), nullable=False),
         sa.Column("hard_limit", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("project_id", "resource"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "networks",
@@ -104,6 +106,7 @@ def upgrade() -> None:
         sa.Column("security_group_id", sa.String(length=36), nullable=False),
         sa.Column("port_id", sa.String(length=36), nullable=False),
         sa.PrimaryKeyConstraint("security_group_id", "port_id"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "ports",

@@ -13,6 +13,7 @@ def upgrade() -> None:
         sa.Column("amount", sa.BigInteger(), nullable=False),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("consumer_id", "provider_id", "resource_class"),
+        sqlite_with_rowid=False,
     )
     op.create_index(op.f("ix_placement_allocations_provider_id"), "placement_allocations", ["provider_id"], unique=False)
     op.create_table(
@@ -32,6 +33,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+        sqlite_with_rowid=False,
     )
     op.create_index("ix_placement_consumers_owner", "placement_consumers", ["project_id", "user_id"], unique=False)
     op.create_table(
@@ -48,6 +50,7 @@ def upgrade() -> None:
         sa.Column("used", sa.BigInteger(), nullable=False),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("provider_id", "resource_class"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "placement_providers",
