@@ -39,6 +39,10 @@ class Knows(Protocol):
         """Empty: none that is known here."""
         ...
 
+    async def joined_from(self, host: str) -> str | None:
+        """The address with which a host has joined. None: it has not."""
+        ...
+
 
 Rule = Callable[["Judge", str, Any], "bool | Awaitable[bool]"]
 """(judge, host, message) -> may it? For a contract's method: its arguments by name."""
@@ -56,9 +60,11 @@ def _own_hosts(judge: "Judge", host: str, told: Any) -> bool:
     return tuple(told.hosts) == (host,)
 
 
-def _own_tunnels(judge: "Judge", host: str, told: Any) -> bool:
-    """Traffic goes where this says: no other host's address."""
-    return bool(told.host == host) and judge.knows.host_with_tunnels_at(told.vtep_ip) in ("", host)
+async def _own_tunnels(judge: "Judge", host: str, told: Any) -> bool:
+    """Others' traffic goes where this says: to the address with which the host has joined, and to no other host's."""
+    if told.host != host or judge.knows.host_with_tunnels_at(told.vtep_ip) not in ("", host):
+        return False
+    return await judge.knows.joined_from(host) in (None, told.vtep_ip)
 
 
 async def _guest_here(judge: "Judge", host: str, told: Any) -> bool:

@@ -15,7 +15,7 @@ from kilonova.compute.ops.register import register as register_compute
 from kilonova.compute.policies import RULES as COMPUTE_RULES
 from kilonova.compute.rpc import HostClaim, ReadPiece, StoreImage
 from kilonova.compute.service import CONDUCTORS, ComputeService
-from kilonova.compute.store import fitness
+from kilonova.compute.store import fitness, joins
 from kilonova.compute.store.migrations.api import HISTORY as COMPUTE_API_TABLES
 from kilonova.compute.store.migrations.cell import HISTORY as COMPUTE_CELL_TABLES
 from kilonova.core import config as config_module
@@ -512,6 +512,10 @@ class WhatIsKnown:
     async def server_of(self, *, ip: str, network_id: str | None, router_id: str | None) -> ServerOfAddress | None:
         assert self._cloud.bound_network is not None
         return await self._cloud.bound_network.server_of(service_context("metadata"), ip=ip, network_id=network_id, router_id=router_id)
+
+    async def joined_from(self, host: str) -> str | None:
+        joined = await joins.host(self._cloud.api_db, host)
+        return joined.my_ip if joined is not None else None
 
     def host_with_tunnels_at(self, vtep_ip: str) -> str:
         network = self._cloud.network

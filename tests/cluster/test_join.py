@@ -1,21 +1,50 @@
 """Machines that join with a token: one command each, and each may touch only what is its own, whoever holds its key."""
 
+import asyncio
 import contextlib
+import http.server
+import io
+import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import asyncpg
+import msgspec
 import pytest
+from aiormq.connection import Connection
+from aiormq.exceptions import AMQPError
+from pamqp.commands import Basic
+from yarl import URL
 
+from kilonova.cli import join_client
+from kilonova.cli.failure import Failure
+from kilonova.compute import rpc
+from kilonova.compute.join_forms import RenewalAsked, Renewed, read_token
+from kilonova.core import certificates
+from kilonova.core.binding import Call, methods
+from kilonova.core.bus import wire
+from kilonova.core.bus.config import RabbitOptions, parse_url
+from kilonova.core.bus.rabbitmq import RabbitBus
+from kilonova.core.context import service_context
+from kilonova.core.errors import Forbidden, NotFound
+from kilonova.core.log import Log, Sink
+from kilonova.core.runtime import Runtime
+from kilonova.image.contract import ImageFilters, Images
+from kilonova.network import rpc as net
+from kilonova.network.contract import Network
 from tests.cluster.cluster import Api, Cluster
 from tests.cluster.conftest import APIS
 from tests.engines.postgresql import PostgreSQL
-from tests.engines.rabbitmq import PASSWORD, USER, Rabbit, free_ports, needs_rabbitmq
+from tests.engines.rabbitmq import PASSWORD, USER, Rabbit, free_ports, make_certificates, needs_rabbitmq
 
 OFFSET = 11800
 pytestmark = needs_rabbitmq
@@ -145,3 +174,331 @@ def test_machines_join_and_run_servers() -> None:
         servers = [cloud.api.boot(ids, f"s{n}") for n in range(4)]
         hosts = [cloud.api.until(server, "ACTIVE")["server"]["OS-EXT-SRV-ATTR:host"] for server in servers]
         assert set(hosts) == {"one", "two"}
+
+
+# ---------------------------------------------------------------- a stolen key
+
+
+class Thief:
+    """Whoever has read a joined machine's state directory, and speaks to the broker as it likes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.runtime = Runtime()
+        (self.broker,), _ = parse_url(url)
+
+    @contextlib.asynccontextmanager
+    async def bus(self) -> AsyncIterator[RabbitBus]:
+        made = RabbitBus(RabbitOptions(brokers=(self.broker,)), self.runtime, Log("thief", Sink(io.StringIO())), name="thief")
+        await made.start(10.0)
+        try:
+            yield made
+        finally:
+            await made.stop()
+
+    async def raw(self, act: Callable[[Any], Awaitable[Any]]) -> str:
+        """What the broker says to one act on a channel of its own; empty: it did it."""
+        connection = Connection(URL(self.url.replace("rabbit://", "amqp://")))
+        await connection.connect()
+        try:
+            channel = await connection.channel()
+            await act(channel)
+            await asyncio.sleep(0.2)  # what is published wrongly is answered by an end of the channel
+            if channel.is_closed:
+                closing = channel.closing.exception() if not channel.closing.cancelled() else None
+                return str(closing or "closed")
+            return ""
+        except AMQPError as error:
+            return f"{type(error).__name__} {error}"
+        finally:
+            with contextlib.suppress(Exception):
+                await connection.close()
+
+
+def refused(bus: RabbitBus, where: str, message: Any) -> Awaitable[None]:
+    async def main() -> None:
+        with pytest.raises((Forbidden, NotFound)) as caught:
+            await bus.call(where, message, 10.0)
+        assert isinstance(caught.value, Forbidden), (where, message, caught.value)
+
+    return main()
+
+
+def asked(contract: Any, method: str, *arguments: Any, **named: Any) -> Call:
+    return Call(method, methods(contract)[method].pack(arguments, named))
+
+
+async def rows(url: str) -> dict[str, list[Any]]:
+    """What there is of servers, hosts, ports and images, without what heartbeats write."""
+    connection = await asyncpg.connect(url)
+    wanted = {
+        "servers": "SELECT id, state, task, power_state, host, generation, updated_at, nics FROM servers ORDER BY id",
+        "hosts": "SELECT host, hypervisor_hostname, vcpus, ram_mb, disk_gb, host_ip, disabled FROM compute_hosts ORDER BY host",
+        "ports": "SELECT id, status, host, device_id, wiring_error, updated_at FROM ports ORDER BY id",
+        "agents": "SELECT host, vtep_ip FROM network_hosts ORDER BY host",
+        "images": "SELECT id, status, size, updated_at FROM images ORDER BY id",
+        "joined": "SELECT host, my_ip, certificate_sha256, left_at FROM joined_hosts ORDER BY host",
+    }
+    try:
+        return {name: [tuple(row) for row in await connection.fetch(statement)] for name, statement in wanted.items()}
+    finally:
+        await connection.close()
+
+
+def test_row_60_a_stolen_key_is_worth_its_own_host_only() -> None:
+    with joinable() as cloud:
+        mine, other = cloud.machine("mine"), cloud.machine("other")
+        for machine in (mine, other):
+            machine.join(cloud.token())
+            machine.run()
+        ids = cloud.api.prepare()
+        found: dict[str, str] = {}
+        for number in range(6):
+            server = cloud.api.boot(ids, f"s{number}")
+            found.setdefault(cloud.api.until(server, "ACTIVE")["server"]["OS-EXT-SRV-ATTR:host"], server)
+            if len(found) == 2:
+                break
+        status, private = cloud.api("image", "POST", "/v2/images", {"name": "theirs", "disk_format": "raw", "container_format": "bare"})
+        assert status == 201 and cloud.api("image", "PUT", f"/v2/images/{private['id']}/file", data=b"secret bytes")[0] == 204
+        status, ports = cloud.api("network", "GET", f"/v2.0/ports?device_id={found['other']}")
+        asyncio.run(attack(cloud, Thief(mine.transport_url()), found, ports["ports"][0], ids, private["id"]))
+        for log in (mine.log(), other.log(), cloud.front.log()):
+            assert password_of(mine) not in log and password_of(other) not in log
+
+
+def password_of(machine: Machine) -> str:
+    (broker,), _ = parse_url(machine.transport_url())
+    return broker.password
+
+
+async def attack(cloud: Joinable, thief: Thief, servers: dict[str, str], port: dict[str, Any], ids: dict[str, str], private: str) -> None:
+    ctx = service_context("compute")
+    fence = rpc.Fence(operation="x", generation=99, epoch=99)
+    before = await rows(cloud.database.url())
+    theirs, ip = servers["other"], port["fixed_ips"][0]["ip_address"]
+    commands = ("compute.other", "network.other", "file.other." + "0" * 32)
+
+    # What the broker itself refuses: to read, make, bind or empty another's queue, to publish to exchanges, to pose as somebody.
+    for queue in ("kilonova.compute.other", "kilonova.network.other", "kilonova.network.facts", "kilonova.image", "kilonova.compute.facts"):
+        for act in (
+            lambda c, q=queue: c.basic_consume(q, swallow),
+            lambda c, q=queue: c.basic_get(q),
+            lambda c, q=queue: c.queue_purge(q),
+            lambda c, q=queue: c.queue_delete(q),
+            lambda c, q=queue: c.queue_declare(q + ".x"),
+            lambda c, q=queue: c.queue_bind(q, "amq.topic", "x"),
+        ):
+            assert "ACCESS_REFUSED" in await thief.raw(act), queue
+    body = wire.request("x-1", rpc.Destroy(fence=fence, server_id=theirs), "", 10.0)
+    for user in ("kilonova", "agent.other"):
+        said = await thief.raw(
+            lambda c, u=user: c.basic_publish(
+                body, routing_key="kilonova.compute.other", properties=Basic.Properties(user_id=u), wait=False
+            )
+        )
+        assert "PRECONDITION_FAILED" in said, said
+    for exchange in ("kilonova.topic.network.changed", "amq.topic", "nova"):
+        said = await thief.raw(lambda c, e=exchange: c.basic_publish(b"x", exchange=e, wait=False))
+        assert "ACCESS_REFUSED" in said or "NOT_FOUND" in said, said
+    assert "ACCESS_REFUSED" in await thief.raw(lambda c: c.exchange_declare("kilonova.topic.own"))
+    # Nobody hears a message without a sender.
+    for address in (*commands, "network.facts", "compute.facts", "image"):
+        told = wire.request(f"x-{address}", net.Heartbeat(host="other"), "", 10.0)
+        await thief.raw(lambda c, a=address, d=told: c.basic_publish(d, routing_key=f"kilonova.{a}", wait=False))
+    await thief.raw(lambda c: c.basic_publish(body, routing_key="kilonova.compute.other", wait=False))
+
+    report = rpc.HostReport(
+        host="other", hypervisor_hostname="other", hypervisor_type="fake", hypervisor_version=1, vcpus=1, ram_mb=1, disk_gb=1
+    )
+    hello = net.AgentStarted(host="other", vtep_ip="192.0.2.11", description=net.DriverDescription(driver="fake"))
+    changed = rpc.GuestChanged(host="other", server_id=theirs, power_state=4)
+    async with thief.bus() as bus:
+        for message in (
+            rpc.Destroy(fence=fence, server_id=theirs), rpc.PowerOff(fence=fence, server_id=theirs), rpc.ReadConsole(server_id=theirs),
+        ):  # fmt: skip
+            await refused(bus, "compute.other", message)
+        await refused(bus, "network.other", net.Unplug(port_id=port["id"]))
+        await refused(bus, "network.other", net.Resync())
+        for fact in (
+            report,
+            msgspec.structs.replace(report, host="mine"),
+            rpc.Alive(hosts=("other",)),
+            rpc.Alive(hosts=("mine", "other")),
+            changed,
+        ):
+            await refused(bus, "compute.facts", fact)
+        for message in (
+            hello, msgspec.structs.replace(hello, host="mine", vtep_ip="192.0.2.12"),
+            msgspec.structs.replace(hello, host="mine", vtep_ip="192.0.2.99"), net.StateWanted(host="other"), net.Heartbeat(host="other"),
+            net.HostFacts(host="other", facts=(net.PortFailed(port_id=port["id"], reason="lie"),)),
+        ):  # fmt: skip
+            await refused(bus, "network.facts", message)
+        # Its own host's name, another's things: taken, and worth nothing.
+        await bus.call("compute.facts", rpc.GuestChanged(host="mine", server_id=theirs, power_state=4), 10.0)
+        lies = (
+            net.PortFailed(port_id=port["id"], reason="lie"), net.PortWired(port_id=port["id"]), net.RouterReady(router_id="x"),
+            net.HostSynced(wired=(port["id"],), failed=(net.PortFailed(port_id=port["id"], reason="lie"),)),
+        )  # fmt: skip
+        await bus.call("network.facts", net.HostFacts(host="mine", facts=lies), 10.0)
+        # Contracts.
+        for call in (
+            asked(Images, "read", ctx, private, 0, 100), asked(Images, "get", ctx, ids["image"]),
+            asked(Images, "list", ctx, ImageFilters()),
+            asked(Images, "delete", ctx, ids["image"]), asked(Images, "local_path", ctx, ids["image"]),
+            asked(Images, "update", ctx, ids["image"], {}, name="mine"), Call("read", b"\x93\x01\x02\x03"),
+        ):  # fmt: skip
+            await refused(bus, "image", call)
+        for call in (
+            asked(Network, "nics", ctx, theirs), asked(Network, "release", ctx, theirs), asked(Network, "rebind", ctx, theirs, "mine"),
+            asked(Network, "network_data", ctx, theirs),
+        ):  # fmt: skip
+            await refused(bus, "network", call)
+        for address in ("file.other." + "0" * 32, "file.mine." + "0" * 32):
+            await refused(bus, "image.store", rpc.StoreImage(image_id=private, address=address))
+        await refused(bus, "compute.conductor", rpc.OperationReady(operation="x"))
+        await refused(bus, "compute.conductor", rpc.HostClaim(host="mine", server_id=theirs))
+        for request in (
+            net.MetadataRequest(network_id=ids["network"], source_ip=ip, method="GET", path="/openstack/latest/meta_data.json"),
+            net.MetadataRequest(source_ip=ip, method="GET", path="/openstack/latest/user_data"),
+            net.MetadataRequest(network_id=ids["network"], router_id="x", source_ip=ip, method="GET", path="/"),
+        ):
+            await refused(bus, "metadata", request)
+        # And what is its own goes on.
+        own = (await bus.call("network.facts", net.StateWanted(host="mine"), 10.0)).ports
+        assert {p.device_id for p in own} == {servers["mine"]} or servers["mine"] in {p.device_id for p in own}
+        assert theirs not in {p.device_id for p in own}
+        read = await bus.call("image", asked(Images, "read", ctx, ids["image"], 0, 100), 10.0)
+        assert len(msgspec.msgpack.decode(read.value)) == 100
+        answer = await bus.call(
+            "metadata",
+            net.MetadataRequest(
+                network_id=ids["network"], source_ip=own[0].fixed_ips[0].ip, method="GET", path="/openstack/latest/meta_data.json"
+            ),
+            20.0,
+        )
+        assert answer.status == 200
+    await asyncio.sleep(1.0)
+    assert await rows(cloud.database.url()) == before
+    answer = cloud.api("compute", "GET", f"/v2.1/servers/{theirs}")[1]
+    assert answer["server"]["status"] == "ACTIVE"
+
+
+async def swallow(message: Any) -> None:
+    """Never called."""
+
+
+# ---------------------------------------------------------------- what is refused, and the life of a membership
+
+
+@contextlib.contextmanager
+def impostor(folder: Path, authority: str, chain: Path) -> Iterator[int]:
+    """Whoever answers in a controller's place: shows this authority, and serves with this certificate and key. Its port."""
+    heard: list[bytes] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"certificate": authority}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            heard.append(self.rfile.read(int(self.headers["Content-Length"])))
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+    assert not heard, "it was told something"
+
+
+def test_what_is_refused_and_what_ends() -> None:
+    with joinable() as cloud:
+        one, two = cloud.machine("one"), cloud.machine("two")
+        expired = cloud.token("--ttl", "1s")
+        time.sleep(1.2)
+        assert "it has expired" in one.join(expired, ok=False)
+        assert "it is for the host two, not for one" in one.join(cloud.token("--host", "two"), ok=False)
+        token = cloud.token()
+        assert "not complete" in one.join(token[:-5], ok=False)
+        assert "no join token" in one.join("secret", ok=False)
+        assert "is a name of the cloud's own" in one.join(token, "--host", "facts", ok=False)
+        assert "digits, dots" in one.join(token, "--host", "one;two", ok=False)
+        unknown = read_token(token)
+        unknown = msgspec.structs.replace(unknown, secret=b"x" * 32)
+        assert "not known to this cloud" in one.join(unknown.text(), ok=False)
+
+        # Somebody in between.
+        authority = kilonova("join-token", "--authority", "--config", str(cloud.cluster.config))
+        others = cloud.folder / "others"
+        others.mkdir()
+        make_certificates(others)
+        (others / "chain.pem").write_text((others / "server.pem").read_text() + (others / "server.key").read_text())
+        for shown, said in (((others / "ca.pem").read_text(), "its certificate authority is another"), (authority, "cannot prove")):
+            with impostor(cloud.folder, shown, others / "chain.pem") as port:
+                false = msgspec.structs.replace(read_token(token), controllers=(f"127.0.0.1:{port}",))
+                assert said in one.join(false.text(), ok=False)
+        assert "No controller answers" in one.join(
+            msgspec.structs.replace(read_token(token), controllers=("127.0.0.1:1",)).text(), ok=False
+        )
+
+        # None of this has used the token, or a broker's user.
+        assert [u for u in cloud.broker.control("list_users").split() if u.startswith("agent.")] == []
+        one.join(token)
+        assert "needs a token of its own" in one.join(cloud.token(), ok=False)
+        two.my_ip = one.my_ip
+        assert "is the address of another host" in two.join(cloud.token(), ok=False)
+        two.my_ip = "192.0.2.12"
+
+        # A joined host's certificate is no controller's.
+        chain = one.state / "join" / "host.pem"
+        with impostor(cloud.folder, authority, chain) as port:
+            false = msgspec.structs.replace(read_token(cloud.token()), controllers=(f"127.0.0.1:{port}",))
+            assert "cannot prove" in two.join(false.text(), ok=False)
+
+        for name in ("host.pem", "kilonova.conf", "membership.json"):
+            assert (one.state / "join" / name).stat().st_mode & 0o077 == 0
+        one.run()
+        before = chain.read_text()
+        assert "is good until" in kilonova("join", "--renew", "--state", str(one.state))
+        assert chain.read_text() != before
+        # A renewal needs a certificate, and one that the cloud has signed.
+        mine = (one.state / "join" / "authority.pem").read_text()
+        controllers = read_token(token).controllers
+        request, _ = certificates.new_request("one")
+        with pytest.raises(Failure, match=r"unknown ca|No controller answers|alert"):
+            join_client.renew(controllers, mine, others / "chain.pem", request)
+        bare = ssl.create_default_context(cadata=mine)
+        with pytest.raises(Failure, match="needs the certificate"):
+            join_client._ask(controllers[0], bare, "POST", "/v1/renew", RenewalAsked(request=request), Renewed, 10.0)
+
+        assert "is shut out" in kilonova("leave", "one", "--config", str(cloud.cluster.config))
+        assert "No host three has joined" in kilonova("leave", "three", "--config", str(cloud.cluster.config), ok=False)
+        end = time.monotonic() + 20
+        while "refused the user name or the password" not in one.log():
+            assert time.monotonic() < end, one.log()[-2000:]
+            time.sleep(0.1)
+        assert "does not belong to this cloud any more" in kilonova("join", "--renew", "--state", str(one.state), ok=False)
+        one.stop()
+        assert "needs a token of its own" in one.join(cloud.token(), ok=False)
+        one.join(cloud.token("--host", "one"))
+        one.run()
+        secrets = [password_of(one), read_token(token).secret.hex(), token, one.transport_url()]
+        texts = [path.read_text(errors="replace") for path in cloud.folder.glob("*/log/*")] + [cloud.front.log(), one.log()]
+        texts += [path.read_text(errors="replace") for path in cloud.folder.glob("*.out")] + [
+            (cloud.folder / "control" / "out").read_text()
+        ]
+        for secret in secrets:
+            assert not any(secret in text for text in texts)

@@ -7,6 +7,8 @@ broker-ca.pem    what may sign the broker's certificate, where it has one
 membership.json  the rest; it is written last
 """
 
+import contextlib
+import ipaddress
 import urllib.parse
 from pathlib import Path
 
@@ -45,6 +47,8 @@ def enter(state: StateDir, token: JoinToken, *, host: str, my_ip: str, driver: s
     """Join, and keep what the controller gives. Raises Failure; then the state is as it was."""
     controller, authority = join_client.find(token)
     mine = my_ip or join_client.address_towards(controller)
+    with contextlib.suppress(ValueError):  # if it is none the controller says so
+        mine = str(ipaddress.ip_address(mine))
     request, key = certificates.new_request(host)
     joined = join_client.join(token, controller, authority, host=host, my_ip=mine, request=request)
     if joined.broker_authority:
