@@ -1,13 +1,15 @@
 """Fake guests outlive their process: whatever was done to them is there when the file is opened again."""
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kilonova.compute.drivers import GuestSpec
+from kilonova.compute.drivers import DriverError, GuestSpec
 from kilonova.compute.drivers.fake import Fake, FakeConfig
 from kilonova.compute.drivers.fake import journal as journal_module
 from kilonova.compute.drivers.fake.journal import GuestJournal
@@ -82,3 +84,35 @@ def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
     journal = GuestJournal(tmp_path / "instances" / "guests.jsonl")
     assert journal.path.stat().st_mode & 0o077 == 0
     assert journal.path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_a_full_disk_fails_the_verb_and_tears_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "guests.jsonl"
+    journal = GuestJournal(path)
+    fake = driver(journal, "h")
+    asyncio.run(fake.spawn(spec(1), no_image))
+    write, room = os.write, 50
+
+    def full(descriptor: int, data: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[:room])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(DriverError, match="cannot be written: No space left"):
+            asyncio.run(fake.spawn(spec(2), no_image))
+    torn = GuestJournal(copied(path))
+    assert list(torn.hosts["h"].guests) == ["server-1"]
+    torn.close()
+    asyncio.run(fake.spawn(spec(3), no_image))
+    again = GuestJournal(copied(path))
+    assert kept(again) == kept(journal)
+    again.close()
+    journal.close()
+
+
+def copied(path: Path) -> Path:
+    other = path.with_name("copy")
+    other.write_bytes(path.read_bytes())
+    return other

@@ -23,8 +23,9 @@ class Answer:
 class Http:
     """One request at a time over one kept connection for each port."""
 
-    def __init__(self, token: str = "", timeout_s: float = 30.0) -> None:
+    def __init__(self, token: str = "", timeout_s: float = 30.0, host: str = "127.0.0.1") -> None:
         self.token = token
+        self.host = host
         self.timeout_s = timeout_s
         self._links: dict[int, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
 
@@ -32,12 +33,12 @@ class Http:
         """Raises Broken."""
         data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
-        lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"X-Auth-Token: {self.token}", f"Content-Length: {len(data)}"]
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}", f"X-Auth-Token: {self.token}", f"Content-Length: {len(data)}"]
         lines += [f"Content-Type: {kind}", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
         try:
             async with asyncio.timeout(self.timeout_s):
                 if port not in self._links:
-                    self._links[port] = await asyncio.open_connection("127.0.0.1", port)
+                    self._links[port] = await asyncio.open_connection(self.host, port)
                 reader, writer = self._links[port]
                 writer.write("\r\n".join([*lines, "", ""]).encode() + data)
                 return await _answer(reader)

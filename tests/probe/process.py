@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from kilonova.app import PORTS
+from kilonova.plan import PORTS
 
 CONFIG = """\
 [identity]

@@ -149,7 +149,7 @@ class Stand:
             self.net.add(machine, 21 + n)
         self.primary_at = self.controls[0]
         self.databases: dict[str, PostgreSQL] = {}
-        self._hosts, self._driver, self._with_disks = hosts, driver, disks
+        self.hosts, self._driver, self._with_disks = hosts, driver, disks
 
     # ---- life
 
@@ -174,7 +174,7 @@ class Stand:
             self._add(f"api{n + 1}", machine, APIS, "")
             self._add(f"conductor{n + 1}", machine, ["conductor"], "")
         for machine in self.machines:
-            self._add(f"node-{machine}", machine, ["hypervisor"], f"[cloud]\nhosts = {self._hosts}\n", disk=self._with_disks)
+            self._add(f"node-{machine}", machine, ["hypervisor"], f"[cloud]\nhosts = {self.hosts}\n", disk=self._with_disks)
         first = self.programs["api1"]  # it makes the first users
         first.start()
         first.wait()
@@ -193,20 +193,25 @@ class Stand:
 
     def add_standby(self, machine: str) -> None:
         """On that machine, from the present primary; what is committed is on both from then on."""
-        primary = self.databases[self.primary_at]
+        self.copy_to(machine).start()
+        self.databases[self.primary_at].wait_for_standbys()
+
+    def copy_to(self, machine: str) -> PostgreSQL:
+        """A copy of the primary's data there, instead of what was; not started."""
         old = self.databases.pop(machine, None)
         if old is not None:
             old.stop()
-        where = {"address": self.net.address(machine), "namespace": self.net.namespace(machine)}
-        self.databases[machine] = primary.standby(durable=True, port=5432, **where).start()
-        primary.wait_for_standbys()
+        made = self.databases[self.primary_at].standby(
+            durable=True, port=5432, address=self.net.address(machine), namespace=self.net.namespace(machine)
+        )
+        self.databases[machine] = made
+        return made
 
     def _settings(self) -> str:
         brokers = ",".join(f"kilonova:{BROKER_PASSWORD}@{self.net.address(m)}:5672" for m in self.controls)
-        databases = ",".join(self.net.address(machine) for machine in self.controls[:2])
         return (
             f"[DEFAULT]\ntransport_url = rabbit://{brokers}/\ncompute_driver = {self._driver}\n"
-            f"[database]\nconnection = postgresql://kilonova:{DATABASE_PASSWORD}@{databases}/postgres\n"
+            f"[database]\nconnection = {self.database_url}\n"
             f"[cloud]\ninsecure = true\npublic_host = {self.net.address(self.controls[0])}\n"
             f"[glance_store]\nfilesystem_store_datadir = {self.folder}/images\n[identity]\npassword_hash_rounds = 4\n"
             "[quota]\ninstances = -1\ncores = -1\nram = -1\n[network_quotas]\nquota_port = -1\n"
@@ -260,6 +265,11 @@ class Stand:
 
     def url(self, control: str, service: str) -> str:
         return f"http://{self.net.address(control)}:{PORTS[service]}"
+
+    @property
+    def database_url(self) -> str:
+        databases = ",".join(self.net.address(machine) for machine in self.controls[:2])
+        return f"postgresql://kilonova:{DATABASE_PASSWORD}@{databases}/postgres"
 
     def of(self, prefix: str) -> list[Program]:
         return [program for name, program in self.programs.items() if name.startswith(prefix)]

@@ -34,7 +34,7 @@ _COUNTED = prepared(
     sa.select(_m.project_id, sa.func.count(), sa.func.sum(_m.vcpus), sa.func.sum(_m.ram_mb)).group_by(_m.project_id).order_by(_m.project_id)
 )
 _USED = prepared(sa.select(_u.project_id, _u.instances, _u.cores, _u.ram_mb).order_by(_u.project_id))
-_SERVERS = prepared(
+SERVERS = prepared(
     sa.select(_s.id, _s.name, _s.state, _s.task, _s.host, _s.power_state, _s.fault, _s.nics, _s.flavor)
     .where(_s.deleted == sa.false())
     .order_by(_s.id)
@@ -128,7 +128,7 @@ async def _quota(cloud: Cloud) -> list[str]:
 # ---- at rest
 
 
-class _Row(msgspec.Struct):
+class Row(msgspec.Struct):
     id: str
     name: str
     state: str
@@ -145,8 +145,18 @@ async def open_operations(cloud: Cloud) -> list[str]:
 
 
 async def at_rest(cloud: Cloud, machines: Machines, store: MemoryStore, told: Told) -> list[str]:
-    rows = [_Row(*row) for row in await cloud.db.all(_SERVERS)]
-    out = [*told.broken, *[f"operation left: {op}" for op in await open_operations(cloud)], *await _quota(cloud)]
+    rows = [Row(*row) for row in await cloud.db.all(SERVERS)]
+    out = [*told.broken, *[f"operation left: {op}" for op in await open_operations(cloud)]]
+    out += await servers_at_rest(cloud, machines, told, rows)
+    out += await _dataplane(cloud)
+    out += await _images(cloud, store, told)
+    out += await _things(cloud, told)
+    return out
+
+
+async def servers_at_rest(cloud: Cloud, machines: Machines, told: Told, rows: list[Row]) -> list[str]:
+    """The part that needs of `cloud` only its database and what a flavor takes: also for clouds of other processes."""
+    out = await _quota(cloud)
     out += [f"build request left: {row[0]}" for row in await cloud.db.all(_REQUESTS)]
     out += _promises(rows, told)
     mapped = {row[0]: bool(row[1]) for row in await cloud.db.all(_MAPPED)}
@@ -157,13 +167,10 @@ async def at_rest(cloud: Cloud, machines: Machines, store: MemoryStore, told: To
     out += _guests(rows, machines)
     out += await _placement(cloud, rows)
     out += await _ports(cloud, rows)
-    out += await _dataplane(cloud)
-    out += await _images(cloud, store, told)
-    out += await _things(cloud, told)
     return out
 
 
-def _promises(rows: list[_Row], told: Told) -> Iterator[str]:
+def _promises(rows: list[Row], told: Told) -> Iterator[str]:
     there = {row.name: row for row in rows}
     for row in rows:
         if row.task is not None:
@@ -182,7 +189,7 @@ def _promises(rows: list[_Row], told: Told) -> Iterator[str]:
             yield f"server {asked.name} was deleted and is {found.state}"
 
 
-def _guests(rows: list[_Row], machines: Machines) -> Iterator[str]:
+def _guests(rows: list[Row], machines: Machines) -> Iterator[str]:
     by_id = {row.id: row for row in rows}
     for host in sorted(machines.guests):
         for server_id, guest in machines.guests[host].guests.items():
@@ -198,7 +205,7 @@ def _guests(rows: list[_Row], machines: Machines) -> Iterator[str]:
             yield f"server {row.id} is {row.state} on {row.host} and has no guest"
 
 
-async def _placement(cloud: Cloud, rows: list[_Row]) -> list[str]:
+async def _placement(cloud: Cloud, rows: list[Row]) -> list[str]:
     host_of = {row[0]: row[1] for row in await cloud.db.all(_HOSTS)}
     held: dict[str, dict[str, dict[str, int]]] = {}
     sums: dict[tuple[str, str], int] = {}
@@ -219,7 +226,7 @@ async def _placement(cloud: Cloud, rows: list[_Row]) -> list[str]:
     return out
 
 
-async def _ports(cloud: Cloud, rows: list[_Row]) -> list[str]:
+async def _ports(cloud: Cloud, rows: list[Row]) -> list[str]:
     out: list[str] = []
     servers = {row.id: row for row in rows}
     ports = await cloud.db.all(_PORTS)

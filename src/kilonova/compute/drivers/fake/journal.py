@@ -2,14 +2,18 @@
 
 One line of JSON for each change: a guest as it is now, or that it is gone. Lines reach the kernel at once and the disk whenever it likes:
 a fake guest need not survive the machine. Opening reads the file, leaves out a torn last line, and writes it anew with what is alive.
+
+On a full disk a verb fails with a DriverError; the file keeps its whole lines, and the next verb that finds room writes it anew.
 """
 
+import errno
 import os
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from kilonova.compute.drivers import DriverError
 from kilonova.compute.drivers.fake.host import FakeHost, GuestRow, guest_of, row_of
 
 REWRITE_BYTES = 64 << 20
@@ -33,6 +37,10 @@ class GuestJournal:
         if path.exists():
             self._replay(path.read_bytes())
         self._descriptor = -1
+        self._behind = False
+        """The file lacks something that has happened."""
+        self._bytes = self._kept = 0
+        """Of the file, now and when it was written anew."""
         self._rewrite()
 
     def of(self, host: str) -> FakeHost:
@@ -62,21 +70,41 @@ class GuestJournal:
         return self._encode(Change(host=host, server_id=server_id, guest=None if guest is None else row_of(guest))) + b"\n"
 
     def _changed(self, host: str, server_id: str) -> None:
+        """Raises DriverError."""
         if self._descriptor < 0:
             return
-        line = self._line(host, server_id)
-        os.write(self._descriptor, line)
-        self._appended += len(line)
-        if self._appended > REWRITE_BYTES:
-            self._rewrite()
+        try:
+            if self._behind or self._bytes - self._kept > REWRITE_BYTES:
+                self._rewrite()
+            else:
+                self._append(self._line(host, server_id))
+        except OSError as error:
+            self._behind = True
+            raise DriverError(f"The guest's state cannot be written: {error.strerror}.") from None
+
+    def _append(self, line: bytes) -> None:
+        written = -1
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            if written != len(line):
+                os.ftruncate(self._descriptor, self._bytes)
+        self._bytes += len(line)
 
     def _rewrite(self) -> None:
-        self.close()
         fresh = self.path.with_name(f"{self.path.name}.new")
-        with open(fresh, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            for name, host in self.hosts.items():
-                file.writelines(self._line(name, server_id) for server_id in host.guests)
+        try:
+            with open(fresh, "wb") as file:
+                os.fchmod(file.fileno(), 0o600)
+                for name, host in self.hosts.items():
+                    file.writelines(self._line(name, server_id) for server_id in host.guests)
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
         fresh.replace(self.path)
+        self.close()
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        self._appended = 0
+        self._bytes = self._kept = os.fstat(self._descriptor).st_size
+        self._behind = False
