@@ -3,7 +3,9 @@
 Every accepted create is ACTIVE, unless its delete was accepted; every accepted delete is done; placement, ports, quota and the hosts'
 guests agree with the servers; nothing is under way any more. A request whose answer never came may or may not have been accepted.
 
-    KILONOVA_SEED=7 KILONOVA_PROBE_KILLS=40 make probe        a longer run; a seed gives the same moments, not the same interleaving
+    KILONOVA_SEED=7 KILONOVA_PROBE_KILLS=40 .venv/bin/python -m pytest tests/probe/test_kill.py
+
+runs longer; a seed gives the same moments, not the same interleaving. (`make probe` is a cloud of many processes: `python -m tests.probe`.)
 """
 
 import asyncio
