@@ -17,6 +17,7 @@ COMMANDS = {
     "down": "Stop a cloud; guests go on running unless --destroy.",
     "status": "What runs.",
     "doctor": "What is wrong, and what to do about it.",
+    "security-check": "The checklists of OpenStack's Security Guide, asked of this cloud.",
     "ssh": "Log in to a server.",
     "exec": "Run a command inside the cloud's own network.",
     "explain": "Why a server is where it is, or why it is nowhere.",
