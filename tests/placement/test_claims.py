@@ -373,3 +373,30 @@ class Books(RuleBasedStateMachine):
 
 TestBooks = Books.TestCase
 TestBooks.settings = settings(max_examples=40, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def test_an_older_claim_is_not_given_back_once_a_later_one_has_taken_it_over(run: Run) -> None:
+    """A runner that slept in its undo cannot release what another runner has meanwhile built on."""
+
+    async def story(w: World) -> None:
+        placement = await made(w)
+
+        async def claim(generation: int) -> None:
+            await placement.claim(COMPUTE, SERVERS[0], HOSTS[0], FLAVOR, "p1", "u1", generation=generation)
+
+        await claim(3)
+        await claim(4)
+        await placement.release(COMPUTE, SERVERS[0], up_to=3)
+        assert await used(placement) == {"VCPU": 2, "MEMORY_MB": 512}
+        with pytest.raises(AlreadyClaimed):
+            await claim(3)
+        await claim(4)
+        await placement.release(COMPUTE, SERVERS[0], up_to=5)
+        assert await used(placement) == {"VCPU": 0, "MEMORY_MB": 0}
+        await claim(6)
+        await placement.release(COMPUTE, SERVERS[0], up_to=4)
+        assert (await placement.allocation(COMPUTE, SERVERS[0])) is not None
+        await placement.release(COMPUTE, SERVERS[0])
+        assert await placement.allocations(COMPUTE) == ()
+
+    run(story)

@@ -21,7 +21,7 @@ from kilonova.core.context import Context, service_context
 from kilonova.core.db import Database, Duplicate, Transaction
 from kilonova.core.errors import Error, PolicyForbids
 from kilonova.core.log import Log
-from kilonova.core.operations import RENEW_S, LostLease, Operations, Verb
+from kilonova.core.operations import RENEW_S, LostLease, Operation, Operations, Verb
 from kilonova.core.runtime import Runtime
 from kilonova.core.tasks import Tasks
 from kilonova.identity.contract import Identity
@@ -215,7 +215,7 @@ class ComputeService:
             return await self.host_reported(cell, told)
 
         async def hosts_alive(told: rpc.Alive) -> None:
-            await self.hosts.alive(cell, list(told.hosts))
+            await self.hosts.alive(cell, told.hosts)
 
         async def guest_changed(told: rpc.GuestChanged) -> None:
             await self.guest_changed(cell, told)
@@ -349,8 +349,9 @@ class ComputeService:
     def resources(self, flavor: Flavor) -> dict[str, int]:
         return host_domain.resources(flavor)
 
-    async def unclaim(self, ctx: Context, server: Server, host: str) -> None:
-        await self.placement.release(ctx, server.id)
+    async def unclaim(self, op: Operation, server: Server, host: str) -> None:
+        """What this runner claimed. A later one, which took the claim over while this one was asleep, keeps it."""
+        await self.placement.release(op.ctx, server.id, up_to=op.epoch)
         self.hosts.give(host, server.flavor)
 
     async def quota_limits(self, project_id: str) -> dict[str, int]:

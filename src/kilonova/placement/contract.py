@@ -65,14 +65,24 @@ class Placement(Protocol):
         ...
 
     async def claim(
-        self, ctx: Context, consumer_id: str, provider_id: str, resources: Mapping[str, int], project_id: str, user_id: str
+        self,
+        ctx: Context,
+        consumer_id: str,
+        provider_id: str,
+        resources: Mapping[str, int],
+        project_id: str,
+        user_id: str,
+        *,
+        generation: int = 1,
     ) -> None:
-        """All or nothing. The same claim again is no error. Amounts of 0 are left out. Raises NoCapacity (details: provider,
-        resource_class, wanted, free) and AlreadyClaimed (details: provider) when the consumer holds anything else."""
+        """All or nothing. The same claim again is no error, and becomes the later generation's. Amounts of 0 are left out. Raises NoCapacity
+        (details: provider, resource_class, wanted, free), and AlreadyClaimed (details: provider) when the consumer holds anything else, or
+        of a later generation. generation: of the consumer; who may be overtaken by another claimant of the same consumer gives the
+        number by which it can be told who is later (an operation's epoch)."""
         ...
 
-    async def release(self, ctx: Context, consumer_id: str) -> None:
-        """Give back everything that the consumer holds, if anything."""
+    async def release(self, ctx: Context, consumer_id: str, *, up_to: int | None = None) -> None:
+        """Give back everything that the consumer holds, if anything. up_to: only what is of this generation or an earlier one."""
         ...
 
     async def transfer(self, ctx: Context, consumer_id: str, to_consumer_id: str) -> None:

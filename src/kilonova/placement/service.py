@@ -62,14 +62,24 @@ class PlacementService:
         await self.db.transact(body)
 
     async def claim(
-        self, ctx: Context, consumer_id: str, provider_id: str, resources: Mapping[str, int], project_id: str, user_id: str
+        self,
+        ctx: Context,
+        consumer_id: str,
+        provider_id: str,
+        resources: Mapping[str, int],
+        project_id: str,
+        user_id: str,
+        *,
+        generation: int = 1,
     ) -> None:
         _allow(ctx, "placement:allocations:update")
         now = self.runtime.now_us()
         together = True
 
         async def body(tx: Transaction) -> None:
-            await claims.claim(tx, consumer_id, provider_id, resources, project_id, user_id, now, together=together)
+            await claims.claim(
+                tx, consumer_id, provider_id, resources, project_id, user_id, now, generation=generation, together=together
+            )
 
         for _ in range(TRIES):
             try:
@@ -78,13 +88,13 @@ class PlacementService:
                 together = False
             except Duplicate:
                 # In a transaction too, since what the consumer holds may not be committed yet.
-                if await self.db.transact(lambda tx: claims.same(tx, consumer_id, provider_id, resources)):
+                if await self.db.transact(lambda tx: claims.same(tx, consumer_id, provider_id, resources, generation)):
                     return None
         raise ConsumerConflict(expected="a free consumer", got=consumer_id)
 
-    async def release(self, ctx: Context, consumer_id: str) -> None:
+    async def release(self, ctx: Context, consumer_id: str, *, up_to: int | None = None) -> None:
         _allow(ctx, "placement:allocations:delete")
-        await self.db.transact(lambda tx: claims.release(tx, consumer_id))
+        await self.db.transact(lambda tx: claims.release(tx, consumer_id, up_to))
 
     async def transfer(self, ctx: Context, consumer_id: str, to_consumer_id: str) -> None:
         _allow(ctx, "placement:allocations:manage")

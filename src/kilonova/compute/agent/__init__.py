@@ -289,7 +289,8 @@ def _spec(guest: rpc.Guest) -> GuestSpec:
 
 
 class Heart:
-    """The heartbeat of all agents of one process: one message for all of them."""
+    """The heartbeat of all agents of one process: one message for all of them, which nobody answers. One that is lost is made up for by the
+    next, long before its hosts count as down."""
 
     def __init__(self, agents: list[ComputeAgent], bus: Bus, interval_s: float) -> None:
         self._agents = agents
@@ -297,4 +298,4 @@ class Heart:
         self.interval_s = interval_s
 
     async def beat(self) -> None:
-        await self._bus.call(FACTS, rpc.Alive(hosts=tuple(agent.host for agent in self._agents)))
+        self._bus.cast(FACTS, rpc.Alive(hosts=tuple(agent.host for agent in self._agents)))

@@ -1,5 +1,6 @@
 """The hosts as the scheduler sees them: reports and heartbeats in, a snapshot out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from kilonova.compute import rpc
@@ -21,6 +22,8 @@ from kilonova.core.runtime import Runtime
 from kilonova.placement.contract import Inventory, Placement
 
 MAX_AGE_S = 5.0
+BEAT_WINDOW_S = 0.5
+"""Heartbeats of so long are written by one statement."""
 
 
 class Hosts:
@@ -39,6 +42,8 @@ class Hosts:
         self._read_at = 0.0
         self._cell_of: dict[str, Cell] = {}
         self._silent: list[Cell] = []
+        self._beats: dict[str, dict[str, None]] = {}
+        """cell -> hosts that said that they are alive, and are not written down yet"""
 
     # ---- what hosts say
 
@@ -108,8 +113,17 @@ class Hosts:
             found = self.cells.get(uuid) if uuid else self.cells.first
         return found
 
-    async def alive(self, cell: Cell, names: list[str]) -> None:
-        now = self.runtime.now_us()
+    async def alive(self, cell: Cell, names: Sequence[str]) -> None:
+        waiting = self._beats.get(cell.uuid)
+        if waiting is not None:
+            waiting.update(dict.fromkeys(names))
+            return
+        self._beats[cell.uuid] = dict.fromkeys(names)
+        self.cells.tasks.start("heartbeats of hosts", self._write_beats(cell))
+
+    async def _write_beats(self, cell: Cell) -> None:
+        await self.runtime.sleep(BEAT_WINDOW_S)
+        names, now = sorted(self._beats.pop(cell.uuid)), self.runtime.now_us()
         await cell.db.transact(lambda tx: hosts.seen(tx, names, now))
 
     def is_up(self, host: Host) -> bool:

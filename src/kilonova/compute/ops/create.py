@@ -185,27 +185,36 @@ async def _choose(
         image_properties=server.image_properties,
         exclude=tried if cell is None else {**await c.hosts.outside(cell), **tried},
     )
+    resources = c.resources(flavor)
     if not _first(op) and not tried:
         held = await c.placement.allocation(op.ctx, server.id)
-        if held is not None:
-            host = await c.hosts.by_id(held.provider_id)
-            if host is not None:
-                return host, server.scheduling if server.scheduling.chosen else Scheduling(chosen=host.host)
-    resources = c.resources(flavor)
+        host = await c.hosts.by_id(held.provider_id) if held is not None else None
+        if host is not None and await _claimed(c, op, server, host, resources):  # ours from now on: who held it can give it back no more
+            return host, server.scheduling if server.scheduling.chosen else Scheduling(chosen=host.host)
     for _ in range(64):
         found, scheduling = await c.hosts.choose(request)
         if found is None:
             raise NoValidHost(summary=scheduling.summary, server=server.id, scheduling=scheduling)
-        try:
-            await c.placement.claim(op.ctx, server.id, found.id, resources, server.project_id, server.user_id)
-        except NoCapacity:
-            c.hosts.stale()
+        if not await _claimed(c, op, server, found, resources):
             continue
         c.hosts.take(found.host, request)
         return found, scheduling
     raise NoValidHost(
         summary="Every host was taken by other requests at the same moment; try again.", server=server.id, scheduling=scheduling
     )
+
+
+async def _claimed(c: ComputeService, op: Operation, server: Server, host: Host, resources: dict[str, int]) -> bool:
+    """False when they are not there any more."""
+    try:
+        await c.placement.claim(op.ctx, server.id, host.id, resources, server.project_id, server.user_id, generation=op.epoch)
+    except NoCapacity:
+        c.hosts.stale()
+        return False
+    if not c.api_ops.valid(op.id) and not await c.api_ops.held(op):  # we may have been asleep: whoever came after us may be done already
+        await c.placement.release(op.ctx, server.id, up_to=op.epoch)
+        raise LostLease(operation=op.id)
+    return True
 
 
 async def _build_on(
@@ -225,7 +234,7 @@ async def _build_on(
     touched = not _first(op) and server.host == host.host  # an earlier attempt may have got as far as the guest
     sent = False
     async with Undo(c.log, lambda: c.api_ops.held(op)) as undo:
-        undo.push(c.unclaim, ctx, server, host.host)
+        undo.push(c.unclaim, op, server, host.host)
         try:
             undo.push(c.network.release, ctx, server.id)
             both = [_place(c, op, server, cell, host, scheduling, new=new), _wired(c, op, args, server, host, first=first)]
@@ -319,7 +328,7 @@ async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
             gone = server.host is None or await _left(c, op, server, server.host, error) is None
             if gone:
                 await c.network.release(op.ctx, server.id)
-                await c.placement.release(op.ctx, server.id)
+                await c.placement.release(op.ctx, server.id, up_to=op.epoch)
             await _fail(c, op, server, cell or c.cells.cell0, error, server.scheduling, gone=gone)
     except Superseded:
         c.log.info("create overtaken", server=op.resource_id)

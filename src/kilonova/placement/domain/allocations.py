@@ -39,11 +39,12 @@ async def claim(
     user_id: str,
     now: int,
     *,
+    generation: int = 1,
     together: bool = False,
 ) -> None:
     """Raises NoCapacity; Duplicate when the consumer exists (then see `same`). together: a server's usual three classes by one statement,
     which raises NotAllFit without saying which one does not."""
-    await allocations.insert_consumer(tx, Consumer(consumer_id, project_id, user_id, "INSTANCE", 1, now, now))
+    await allocations.insert_consumer(tx, Consumer(consumer_id, project_id, user_id, "INSTANCE", generation, now, now))
     wanted = {name: resources[name] for name in sorted(resources) if resources[name]}
     if together and len(wanted) == 3:
         if not await inventories.take_three(tx, provider_id, wanted):
@@ -65,10 +66,16 @@ async def _no_capacity(tx: Transaction, provider_id: str, resource_class: str, w
     return NoCapacity(provider=provider_id, resource_class=resource_class, wanted=wanted, free=free)
 
 
-async def same(tx: Transaction, consumer_id: str, provider_id: str, resources: Mapping[str, int]) -> bool:
-    """Whether the consumer holds just this. False when it holds nothing by now. Raises AlreadyClaimed when it holds anything else."""
-    if await allocations.consumer(tx, consumer_id) is None:
+async def same(tx: Transaction, consumer_id: str, provider_id: str, resources: Mapping[str, int], generation: int) -> bool:
+    """Whether the consumer holds just this; then it is of this generation from now on. False when it holds nothing by now. Raises
+    AlreadyClaimed when it holds anything else, or of a later generation. The consumer's row is written first: who releases an earlier
+    generation at this moment comes before, and it is gone, or after, and finds a later one."""
+    await allocations.take_over(tx, consumer_id, generation)
+    row = await allocations.consumer(tx, consumer_id)
+    if row is None:
         return False
+    if row.generation > generation:
+        raise AlreadyClaimed(consumer=consumer_id, provider=provider_id)
     held = {(h.provider_id, h.resource_class): h.amount for h in await allocations.held(tx, consumer_id)}
     if held != {(provider_id, name): amount for name, amount in resources.items() if amount}:
         raise AlreadyClaimed(
@@ -77,9 +84,9 @@ async def same(tx: Transaction, consumer_id: str, provider_id: str, resources: M
     return True
 
 
-async def release(tx: Transaction, consumer_id: str) -> bool:
-    """False when there was nothing. The consumer's row goes first: of two who release, one finds it."""
-    if not await allocations.delete_consumer(tx, consumer_id):
+async def release(tx: Transaction, consumer_id: str, up_to: int | None = None) -> bool:
+    """False when there was nothing, or nothing up to this generation. The consumer's row goes first: of two who release, one finds it."""
+    if not await allocations.delete_consumer(tx, consumer_id, up_to):
         return False
     for held in await allocations.held(tx, consumer_id):
         await inventories.give_back(tx, held.provider_id, held.resource_class, held.amount)

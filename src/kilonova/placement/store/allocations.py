@@ -21,6 +21,10 @@ _UPDATE_CONSUMER = prepared(
     .values({name: sa.bindparam(name) for name in ("project_id", "user_id", "consumer_type", "generation", "updated_at")})
 )
 _DELETE_CONSUMER = prepared(sa.delete(consumers).where(k.id == _KEY))
+_DELETE_OLDER = prepared(sa.delete(consumers).where(k.id == _KEY, k.generation <= sa.bindparam("up_to")))
+_TAKE_OVER = prepared(
+    sa.update(consumers).where(k.id == _KEY, k.generation < sa.bindparam("later")).values(generation=sa.bindparam("later"))
+)
 _RENAME_CONSUMER = prepared(
     sa.update(consumers).where(k.id == _KEY).values(id=sa.bindparam("to"), generation=k.generation + sa.bindparam("one"))
 )
@@ -54,8 +58,16 @@ async def update_consumer(tx: Transaction, changed: Consumer, was: int) -> bool:
     return await tx.run(_UPDATE_CONSUMER, {"key": values.pop("id"), "was": was, **values}) > 0
 
 
-async def delete_consumer(tx: Transaction, consumer_id: str) -> bool:
+async def delete_consumer(tx: Transaction, consumer_id: str, up_to: int | None = None) -> bool:
+    """up_to: unless its generation is later."""
+    if up_to is not None:
+        return await tx.run(_DELETE_OLDER, {"key": consumer_id, "up_to": up_to}) > 0
     return await tx.run(_DELETE_CONSUMER, {"key": consumer_id}) > 0
+
+
+async def take_over(tx: Transaction, consumer_id: str, generation: int) -> None:
+    """Its generation is this one at least."""
+    await tx.run(_TAKE_OVER, {"key": consumer_id, "later": generation})
 
 
 async def rename_consumer(tx: Transaction, consumer_id: str, to: str) -> bool:
