@@ -6,7 +6,9 @@ import http.server
 import io
 import json
 import os
+import shlex
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -44,7 +46,7 @@ from kilonova.network.contract import Network
 from tests.cluster.cluster import Api, Cluster
 from tests.cluster.conftest import APIS
 from tests.engines.postgresql import PostgreSQL
-from tests.engines.rabbitmq import PASSWORD, USER, Rabbit, free_ports, make_certificates, needs_rabbitmq
+from tests.engines.rabbitmq import PASSWORD, SBIN, USER, Rabbit, free_ports, make_certificates, needs_rabbitmq
 
 OFFSET = 11800
 pytestmark = needs_rabbitmq
@@ -174,9 +176,54 @@ def test_machines_join_and_run_servers() -> None:
         servers = [cloud.api.boot(ids, f"s{n}") for n in range(4)]
         hosts = [cloud.api.until(server, "ACTIVE")["server"]["OS-EXT-SRV-ATTR:host"] for server in servers]
         assert set(hosts) == {"one", "two"}
+        own_servers(cloud, servers[0])
+        for machine in (one, two):
+            assert "message was refused" not in machine.log() and '"level":"error"' not in machine.log()
+        assert "message was refused" not in cloud.front.log(), cloud.front.log()
+
+        # What security-check says of them; and the classic way beside it.
+        found = checked(cloud)
+        assert found["Check-Kilonova-07"]["result"] == "pass" and found["Check-Kilonova-11"]["result"] == "fail"
+        assert found["Check-Kilonova-12"]["result"] == "pass" and found["Check-Kilonova-06"]["result"] == "pass"
+        cloud.cluster.start("classic", ["hypervisor"], offset=OFFSET)
+        end = time.monotonic() + 20
+        while checked(cloud)["Check-Kilonova-07"]["result"] == "pass":
+            assert time.monotonic() < end
+        told = checked(cloud)["Check-Kilonova-07"]
+        assert "1 hypervisors use the control plane's broker user" in told["reason"] and "classic" in told["reason"]
+        assert PASSWORD not in str(checked(cloud))
+
+
+def own_servers(cloud: Joinable, server: str) -> None:
+    """The verbs that a joined host has a part in."""
+    for action, state in (({"os-stop": None}, "SHUTOFF"), ({"os-start": None}, "ACTIVE"), ({"reboot": {"type": "HARD"}}, "ACTIVE")):
+        status, answer = cloud.api("compute", "POST", f"/v2.1/servers/{server}/action", action)
+        assert status == 202, answer
+        cloud.api.until(server, state)
+    status, answer = cloud.api("compute", "POST", f"/v2.1/servers/{server}/action", {"createImage": {"name": "copy"}})
+    assert status == 202, answer
+    end = time.monotonic() + 30
+    while [image["status"] for image in cloud.api("image", "GET", "/v2/images?name=copy")[1]["images"]] != ["active"]:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    cloud.api.until(server, "ACTIVE")
+    assert cloud.api("compute", "DELETE", f"/v2.1/servers/{server}")[0] == 204
+    cloud.api.until(server, "GONE")
+
+
+def checked(cloud: Joinable) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "kilonova", "security-check", "--json", "--config", str(cloud.cluster.config)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    return {one["id"]: one for one in json.loads(done.stdout)}
 
 
 # ---------------------------------------------------------------- a stolen key
+
+
+Act = Callable[[Any], Awaitable[Any]]
 
 
 class Thief:
@@ -196,7 +243,7 @@ class Thief:
         finally:
             await made.stop()
 
-    async def raw(self, act: Callable[[Any], Awaitable[Any]]) -> str:
+    async def raw(self, act: Act) -> str:
         """What the broker says to one act on a channel of its own; empty: it did it."""
         connection = Connection(URL(self.url.replace("rabbit://", "amqp://")))
         await connection.connect()
@@ -280,32 +327,29 @@ async def attack(cloud: Joinable, thief: Thief, servers: dict[str, str], port: d
 
     # What the broker itself refuses: to read, make, bind or empty another's queue, to publish to exchanges, to pose as somebody.
     for queue in ("kilonova.compute.other", "kilonova.network.other", "kilonova.network.facts", "kilonova.image", "kilonova.compute.facts"):
-        for act in (
+        acts: list[Act] = [
             lambda c, q=queue: c.basic_consume(q, swallow),
             lambda c, q=queue: c.basic_get(q),
             lambda c, q=queue: c.queue_purge(q),
             lambda c, q=queue: c.queue_delete(q),
             lambda c, q=queue: c.queue_declare(q + ".x"),
             lambda c, q=queue: c.queue_bind(q, "amq.topic", "x"),
-        ):
+        ]  # type: ignore[misc]
+        for act in acts:
             assert "ACCESS_REFUSED" in await thief.raw(act), queue
     body = wire.request("x-1", rpc.Destroy(fence=fence, server_id=theirs), "", 10.0)
     for user in ("kilonova", "agent.other"):
-        said = await thief.raw(
-            lambda c, u=user: c.basic_publish(
-                body, routing_key="kilonova.compute.other", properties=Basic.Properties(user_id=u), wait=False
-            )
-        )
+        said = await thief.raw(publishing(body, routing_key="kilonova.compute.other", properties=Basic.Properties(user_id=user)))
         assert "PRECONDITION_FAILED" in said, said
     for exchange in ("kilonova.topic.network.changed", "amq.topic", "nova"):
-        said = await thief.raw(lambda c, e=exchange: c.basic_publish(b"x", exchange=e, wait=False))
+        said = await thief.raw(publishing(b"x", exchange=exchange))
         assert "ACCESS_REFUSED" in said or "NOT_FOUND" in said, said
     assert "ACCESS_REFUSED" in await thief.raw(lambda c: c.exchange_declare("kilonova.topic.own"))
     # Nobody hears a message without a sender.
     for address in (*commands, "network.facts", "compute.facts", "image"):
         told = wire.request(f"x-{address}", net.Heartbeat(host="other"), "", 10.0)
-        await thief.raw(lambda c, a=address, d=told: c.basic_publish(d, routing_key=f"kilonova.{a}", wait=False))
-    await thief.raw(lambda c: c.basic_publish(body, routing_key="kilonova.compute.other", wait=False))
+        await thief.raw(publishing(told, routing_key=f"kilonova.{address}"))
+    await thief.raw(publishing(body, routing_key="kilonova.compute.other"))
 
     report = rpc.HostReport(
         host="other", hypervisor_hostname="other", hypervisor_type="fake", hypervisor_version=1, vcpus=1, ram_mb=1, disk_gb=1
@@ -327,12 +371,12 @@ async def attack(cloud: Joinable, thief: Thief, servers: dict[str, str], port: d
             changed,
         ):
             await refused(bus, "compute.facts", fact)
-        for message in (
+        for told_of_network in (
             hello, msgspec.structs.replace(hello, host="mine", vtep_ip="192.0.2.12"),
             msgspec.structs.replace(hello, host="mine", vtep_ip="192.0.2.99"), net.StateWanted(host="other"), net.Heartbeat(host="other"),
             net.HostFacts(host="other", facts=(net.PortFailed(port_id=port["id"], reason="lie"),)),
         ):  # fmt: skip
-            await refused(bus, "network.facts", message)
+            await refused(bus, "network.facts", told_of_network)
         # Its own host's name, another's things: taken, and worth nothing.
         await bus.call("compute.facts", rpc.GuestChanged(host="mine", server_id=theirs, power_state=4), 10.0)
         lies = (
@@ -381,6 +425,10 @@ async def attack(cloud: Joinable, thief: Thief, servers: dict[str, str], port: d
     assert await rows(cloud.database.url()) == before
     answer = cloud.api("compute", "GET", f"/v2.1/servers/{theirs}")[1]
     assert answer["server"]["status"] == "ACTIVE"
+
+
+def publishing(data: bytes, **where: Any) -> Act:
+    return lambda channel: channel.basic_publish(data, wait=False, **where)
 
 
 async def swallow(message: Any) -> None:
@@ -502,3 +550,92 @@ def test_what_is_refused_and_what_ends() -> None:
         ]
         for secret in secrets:
             assert not any(secret in text for text in texts)
+
+
+# ---------------------------------------------------------------- TLS to the broker, and rabbitmqctl
+
+
+class Strict(Rabbit):
+    """It takes no connection without TLS, asks each client for a certificate, and believes the cloud's authority."""
+
+    def trust(self, authority: str) -> None:
+        """Before it starts."""
+        if not (self.folder / "rabbitmq.conf").exists():
+            self._prepare()
+        bundle = self.folder / "tls" / "clients.pem"
+        bundle.write_text((self.folder / "tls" / "ca.pem").read_text() + authority)
+        conf = (self.folder / "rabbitmq.conf").read_text()
+        conf = conf.replace(f"cacertfile = {self.folder}/tls/ca.pem", f"cacertfile = {bundle}")
+        (self.folder / "rabbitmq.conf").write_text(conf.replace("fail_if_no_peer_cert = false", "fail_if_no_peer_cert = true"))
+
+
+def test_row_60_mutual_tls_to_the_broker_with_users_made_by_rabbitmqctl() -> None:
+    """The broker is started last: it must know the authority, which `join-token --authority` makes."""
+    folder = Path(tempfile.mkdtemp(prefix="kn-join-"))
+    folder.chmod(0o755)
+    (folder / "broker").mkdir()
+    database, broker = PostgreSQL().start(), Strict(folder / "broker")
+    machine = Machine(folder, "one", 11)
+    cluster: Cluster | None = None
+    try:
+        broker._prepare()
+        tls = broker.folder / "tls"
+        control = folder / "rabbitmqctl"
+        lines = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in broker._environment().items())
+        control.write_text(f'#!/bin/sh\n{lines}exec {SBIN}/rabbitmqctl "$@"\n')
+        control.chmod(0o755)
+        settings = (
+            f"[broker]\nrabbitmqctl = {control}\nclient_certificates = true\n"
+            f"[oslo_messaging_rabbit]\nssl = true\nssl_ca_file = {tls}/ca.pem\n"
+            f"ssl_cert_file = {tls}/client.pem\nssl_key_file = {tls}/client.key\n"
+        )
+        url = f"rabbit://{USER}:{PASSWORD}@localhost:{broker.tls_port}/"
+        cluster = Cluster(folder, database.url(), url, settings)
+        cluster.sync()
+        broker.trust(kilonova("join-token", "--authority", "--config", str(cluster.config)))
+        broker.start()
+        front = cluster.start("control", [*APIS, "conductor"], offset=OFFSET + 40)
+        own = str(folder / "control" / "own.conf")
+        machine.join(kilonova("join-token", "--config", str(cluster.config), "--config", own))
+        assert "agent.one" in broker.control("list_users")
+        machine.run()
+        api = Api({service: front.url(service) for service in ("identity", "image", "compute", "network")})
+        api.until(api.boot(api.prepare()), "ACTIVE")
+        listed = broker.control("list_connections", "user", "ssl", "peer_cert_subject")
+        assert "agent.one\ttrue\tCN=agent.one" in listed, listed
+        # Without the certificate the password is worth nothing.
+        config = machine.state / "join" / "kilonova.conf"
+        machine.stop()
+        whole = config.read_text()
+        context = ssl.create_default_context(cafile=str(tls / "ca.pem"))
+        with pytest.raises(OSError), socket.create_connection(("127.0.0.1", broker.tls_port), 10) as raw:
+            made = context.wrap_socket(raw, server_hostname="localhost")
+            made.sendall(b"AMQP\x00\x00\x09\x01")
+            while made.recv(4096):
+                pass
+            raise ConnectionResetError("it hung up")
+        kilonova("leave", "one", "--config", str(cluster.config))
+        assert "agent.one" not in broker.control("list_users")
+        # A broker whose name is not the one in its certificate is not believed, whoever signed it.
+        config.write_text(whole.replace("@localhost:", "@127.1:"))
+        assert "certificate" in said_of_the_broker(machine)
+    finally:
+        machine.stop()
+        if cluster is not None:
+            cluster.stop()
+        broker.stop()
+        database.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def said_of_the_broker(machine: Machine) -> str:
+    """The first new line of the log that tells why there is no connection."""
+    before = len(machine.log())
+    command = [sys.executable, "-P", "-m", "kilonova", "serve", "hypervisor", "--state", str(machine.state)]
+    machine.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 30
+    while "is unreachable" not in machine.log()[before:]:
+        assert time.monotonic() < end and machine.child.poll() is None
+        time.sleep(0.1)
+    machine.stop()
+    return next(line for line in machine.log()[before:].splitlines() if "is unreachable" in line)
