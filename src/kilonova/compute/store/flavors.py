@@ -14,7 +14,7 @@ _FIELDS = Flavor.__struct_fields__
 _COLUMNS = [flavors.c[name] for name in _FIELDS]
 _key: sa.BindParameter[str] = sa.bindparam("key", type_=sa.String)
 _INSERT = inserted(flavors)
-_GET = prepared(sa.select(*_COLUMNS).where(flavors.c.id == sa.bindparam("id")))
+_GET = prepared(sa.select(*_COLUMNS).where(flavors.c.id == sa.bindparam("id")), kept=True)
 _ALL = prepared(sa.select(*_COLUMNS).order_by(flavors.c.id))
 _DESCRIBE = prepared(sa.update(flavors).where(flavors.c.id == _key).values(description=sa.bindparam("text")))
 _SPECS = prepared(

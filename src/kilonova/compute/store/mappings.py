@@ -78,7 +78,8 @@ _GIVE = prepared(
 _LIMITS = prepared(
     sa.select(quota_limits.c.scope, quota_limits.c.resource, quota_limits.c.maximum)
     .where(quota_limits.c.scope.in_(sa.bindparam("scopes", expanding=True)))
-    .order_by(quota_limits.c.scope, quota_limits.c.resource)
+    .order_by(quota_limits.c.scope, quota_limits.c.resource),
+    kept=True,
 )
 _NEXT = prepared(sa.update(counters).where(counters.c.name == sa.bindparam("key")).values(value=counters.c.value + sa.bindparam("by")))
 _VALUE = prepared(sa.select(counters.c.value).where(counters.c.name == sa.bindparam("name")))

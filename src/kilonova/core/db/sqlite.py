@@ -22,6 +22,7 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from kilonova.core.db.facade import NONE, Duplicate, Lost, OutcomeUnknown, Parameters, Row, Transaction
+from kilonova.core.db.kept import Kept
 from kilonova.core.db.statements import Compiled, Prepared
 from kilonova.core.file_sync import FileSync
 from kilonova.core.runtime import Runtime
@@ -35,30 +36,56 @@ CHECKPOINT_PAGES = 16_000
 class _Connection:
     """all/one/run/many on one connection."""
 
-    __slots__ = ("_compile", "_connection", "written")
+    __slots__ = ("_compile", "_connection", "_kept", "written")
     alone = True
 
-    def __init__(self, connection: sqlite3.Connection, compile: Callable[[Any], Compiled]) -> None:
+    def __init__(self, connection: sqlite3.Connection, compile: Callable[[Any], Compiled], kept: Kept) -> None:
+        self._kept = kept
         self._connection = connection
         self._compile = compile
         self.written: set[str] = set()
         """Tables with changes that are not committed; "" when one is not known. For asking only: it has no order."""
 
-    def _execute(self, statement: Any, parameters: Parameters) -> tuple[sqlite3.Cursor, Compiled]:
+    async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
         compiled = self._compile(statement)
         sql, arguments = compiled.arguments(parameters)
-        try:
-            return self._connection.execute(sql, arguments), compiled
-        except sqlite3.IntegrityError as error:
-            raise _integrity(error) from None
-
-    async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
-        cursor, compiled = self._execute(statement, parameters)
-        rows = cursor.fetchall()
-        return [compiled.converted(row) for row in rows] if compiled.results else rows
+        if not self._keeps(compiled):
+            return self._all(compiled, sql, arguments)
+        key = (True, sql, *arguments)
+        found = self._kept.find(compiled, key)
+        if found is not None:
+            return list(found[1])
+        rows = self._all(compiled, sql, arguments)
+        self._kept.keep(key, rows)
+        return list(rows)
 
     async def one(self, statement: Any, parameters: Parameters = NONE) -> Row | None:
-        cursor, compiled = self._execute(statement, parameters)
+        compiled = self._compile(statement)
+        sql, arguments = compiled.arguments(parameters)
+        if not self._keeps(compiled):
+            return self._one(compiled, sql, arguments)
+        key = (False, sql, *arguments)
+        found = self._kept.find(compiled, key)
+        if found is not None:
+            row: Row | None = found[1]
+            return row
+        row = self._one(compiled, sql, arguments)
+        self._kept.keep(key, row)
+        return row
+
+    def _keeps(self, compiled: Compiled) -> bool:
+        """Not while a table of its is written in the open group: that may still be undone."""
+        if not compiled.kept or compiled.reads is None:
+            return False
+        written = self.written
+        return not written or ("" not in written and written.isdisjoint(compiled.reads))
+
+    def _all(self, compiled: Compiled, sql: str, arguments: list[Any]) -> list[Row]:
+        rows = self._connection.execute(sql, arguments).fetchall()
+        return [compiled.converted(row) for row in rows] if compiled.results else rows
+
+    def _one(self, compiled: Compiled, sql: str, arguments: list[Any]) -> Row | None:
+        cursor = self._connection.execute(sql, arguments)
         row = cursor.fetchone()
         if row is None:
             return None
@@ -66,7 +93,12 @@ class _Connection:
         return compiled.converted(row) if compiled.results else tuple(row)
 
     async def run(self, statement: Any, parameters: Parameters = NONE) -> int:
-        cursor, compiled = self._execute(statement, parameters)
+        compiled = self._compile(statement)
+        sql, arguments = compiled.arguments(parameters)
+        try:
+            cursor = self._connection.execute(sql, arguments)
+        except sqlite3.IntegrityError as error:
+            raise _integrity(error) from None
         self._wrote(compiled)
         return cursor.rowcount
 
@@ -101,8 +133,9 @@ class SQLite:
         self.runtime = runtime
         self._writer_connection = self._open(synchronous)
         self._reader_connection = self._writer_connection if path == ":memory:" else self._open(synchronous)
-        self._writer = _Connection(self._writer_connection, self._compile)
-        self._reader = _Connection(self._reader_connection, self._compile)
+        self._kept = Kept()
+        self._writer = _Connection(self._writer_connection, self._compile, self._kept)
+        self._reader = _Connection(self._reader_connection, self._compile, self._kept)
         self._group: list[asyncio.Future[None]] = []
         self._open_group = False
         self._busy: asyncio.Task[Any] | None = None
@@ -110,7 +143,6 @@ class SQLite:
         self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
         self._scheduled = False
         self._closed = False
-        self._commits = 0
         self._sync_later = synchronous == "FULL" and path != ":memory:"
         """The log has not been opened for it yet."""
         self._sync: FileSync | None = None
@@ -144,7 +176,7 @@ class SQLite:
         return self.runtime.now_us()
 
     def stamp(self) -> int | None:
-        return self._commits
+        return self._kept.commits
 
     async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
         return await self._for(statement).all(statement, parameters)
@@ -233,11 +265,11 @@ class SQLite:
             return
         group, self._group = self._group, []
         self._open_group = False
-        self._writer.written.clear()
+        written, self._writer.written = self._writer.written, set()
         try:
             self.runtime.point("commit")
             self._writer_connection.execute("COMMIT")
-            self._commits += 1
+            self._kept.committed(written)
             self.runtime.point("committed")
             if self._sync is not None:
                 self._unsynced.extend(group)

@@ -44,22 +44,25 @@ class Json(sa.types.TypeDecorator[Any]):
 class Prepared:
     """A statement that is part of the program: compiled once per dialect and kept."""
 
-    __slots__ = ("compiled", "element")
+    __slots__ = ("compiled", "element", "kept")
 
-    def __init__(self, element: Any) -> None:
+    def __init__(self, element: Any, kept: bool = False) -> None:
         self.element = element
+        self.kept = kept
         self.compiled: dict[str, Compiled] = {}
 
     def on(self, dialect: DefaultDialect) -> "Compiled":
         found = self.compiled.get(dialect.name)
         if found is None:
             found = self.compiled[dialect.name] = Compiled(self.element, dialect)
+            found.kept = self.kept
             found.reads = frozenset(part.name for part in visitors.iterate(self.element) if isinstance(part, sa.Table))
         return found
 
 
-def prepared(element: Any) -> Prepared:
-    return Prepared(element)
+def prepared(element: Any, *, kept: bool = False) -> Prepared:
+    """kept: answers may be used again until a table that they come from is written (core/db/kept.py); nobody changes what is in them."""
+    return Prepared(element, kept)
 
 
 def inserted(table: sa.Table) -> Prepared:
@@ -77,6 +80,7 @@ class Compiled:
         "_lists",
         "_literals",
         "binds",
+        "kept",
         "names",
         "reads",
         "results",
@@ -91,6 +95,7 @@ class Compiled:
         """What an INSERT, UPDATE or DELETE writes."""
         self.reads: frozenset[str] | None = None
         """Names of the tables that it touches; None where nobody has looked (statements built for one use)."""
+        self.kept = False
         self._expanding = bool(compiled.post_compile_params or compiled.literal_execute_params)
         self._lists = [str(name) for bind, name in compiled.bind_names.items() if bind.expanding]
         self._expanded: dict[tuple[int, ...], tuple[str, list[tuple[str, int, Processor | None]]]] = {}

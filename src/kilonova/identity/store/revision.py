@@ -6,7 +6,7 @@ from kilonova.core.db import Reader, Transaction
 from kilonova.core.db.statements import prepared
 from kilonova.identity.store.tables import revision
 
-_GET = prepared(sa.select(revision.c.counter).where(revision.c.id == sa.bindparam("id")))
+_GET = prepared(sa.select(revision.c.counter).where(revision.c.id == sa.bindparam("id")), kept=True)
 _RAISE = prepared(sa.update(revision).where(revision.c.id == sa.bindparam("key")).values(counter=revision.c.counter + sa.bindparam("by")))
 
 

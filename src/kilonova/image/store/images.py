@@ -20,13 +20,14 @@ Row = tuple[Any, ...]
 _INSERT = inserted(images)
 _BURIED = prepared(sa.select(graves.c.image_id).where(graves.c.image_id == _bind("id")))
 _BURY = inserted(graves)
-_GET = prepared(sa.select(*_COLUMNS).where(images.c.id == _bind("id")))
+_GET = prepared(sa.select(*_COLUMNS).where(images.c.id == _bind("id")), kept=True)
 _GET_FOR = prepared(
     sa.select(*_COLUMNS, members.c.status.label("member_status"))
     .select_from(
         images.outerjoin(members, sa.and_(members.c.image_id == images.c.id, members.c.member_id == _bind("member", type_=sa.String)))
     )
-    .where(images.c.id == _bind("id"))
+    .where(images.c.id == _bind("id")),
+    kept=True,
 )
 _CHANGEABLE = tuple(name for name in _FIELDS if name not in ("id", "created_at", "revision", "upload", "staged", "status"))
 _REPLACE = prepared(

@@ -26,7 +26,10 @@ class Stale(Exception):
 class Rows(Generic[S]):
     """`derive` gives the values of columns that the struct does not have."""
 
-    def __init__(self, table: sa.Table, kind: type[S], derive: Callable[[S], dict[str, Any]] | None = None, key: str = "id") -> None:
+    def __init__(
+        self, table: sa.Table, kind: type[S], derive: Callable[[S], dict[str, Any]] | None = None, key: str = "id", kept: bool = False
+    ) -> None:
+        """kept: they are read far more often than written (core/db/kept.py)."""
         self.table = table
         self.kind = kind
         self._derive = derive
@@ -36,8 +39,11 @@ class Rows(Generic[S]):
         self._key = id_column
         self.key = key
         self._insert = inserted(table)
-        self._get = prepared(sa.select(*self.columns).where(id_column == sa.bindparam("row_key")))
-        self._among = prepared(sa.select(*self.columns).where(id_column.in_(sa.bindparam("keys", expanding=True))).order_by(id_column))
+        self._kept = kept
+        self._get = prepared(sa.select(*self.columns).where(id_column == sa.bindparam("row_key")), kept=kept)
+        self._among = prepared(
+            sa.select(*self.columns).where(id_column.in_(sa.bindparam("keys", expanding=True))).order_by(id_column), kept=kept
+        )
         update = sa.update(table).where(id_column == sa.bindparam("row_key"))
         if "revision" in table.c:
             update = update.where(table.c.revision == sa.bindparam("was_revision"))
@@ -46,7 +52,7 @@ class Rows(Generic[S]):
         if "revision" in table.c:
             held = sa.update(table).where(id_column.in_(sa.bindparam("row_keys", expanding=True)))
             self._hold = prepared(held.values(revision=table.c.revision))
-            self._held = prepared(sa.select(id_column).where(id_column == sa.bindparam("row_key")))
+            self._held = prepared(sa.select(id_column).where(id_column == sa.bindparam("row_key")), kept=kept)
         self._shapes: dict[Any, Prepared] = {}
 
     def _values(self, row: S) -> dict[str, Any]:
@@ -116,7 +122,7 @@ class Rows(Generic[S]):
     def _remember(self, shape: Any, element: Any) -> Prepared:
         if len(self._shapes) >= CACHED_SHAPES:
             self._shapes.clear()
-        found = self._shapes[shape] = prepared(element)
+        found = self._shapes[shape] = prepared(element, kept=self._kept)
         return found
 
     def _where(self, parts: Sequence[tuple[str, int]], order: Sequence[str]) -> Any:
@@ -156,12 +162,14 @@ def rule_key(rule: model.SecurityGroupRule) -> str:
     return "|".join("" if part is None else str(part) for part in parts)
 
 
-networks = Rows(tables.networks, model.Network, lambda n: {"segment_key": segment_key(n)})
-subnets = Rows(tables.subnets, model.Subnet)
+networks = Rows(tables.networks, model.Network, lambda n: {"segment_key": segment_key(n)}, kept=True)
+subnets = Rows(tables.subnets, model.Subnet, kept=True)
 ports = Rows(tables.ports, model.Port)
 routers = Rows(tables.routers, model.Router)
 floating_ips = Rows(tables.floating_ips, model.FloatingIp)
-security_groups = Rows(tables.security_groups, model.SecurityGroup, lambda g: {"default_of": g.project_id if g.is_default else None})
+security_groups = Rows(
+    tables.security_groups, model.SecurityGroup, lambda g: {"default_of": g.project_id if g.is_default else None}, kept=True
+)
 security_group_rules = Rows(tables.security_group_rules, model.SecurityGroupRule, lambda r: {"rule_key": rule_key(r)})
 subnetpools = Rows(tables.subnetpools, model.SubnetPool)
 hosts = Rows(tables.hosts, model.Host, key="host")
