@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -328,13 +329,13 @@ async def attack(cloud: Joinable, thief: Thief, servers: dict[str, str], port: d
     # What the broker itself refuses: to read, make, bind or empty another's queue, to publish to exchanges, to pose as somebody.
     for queue in ("kilonova.compute.other", "kilonova.network.other", "kilonova.network.facts", "kilonova.image", "kilonova.compute.facts"):
         acts: list[Act] = [
-            lambda c, q=queue: c.basic_consume(q, swallow),
-            lambda c, q=queue: c.basic_get(q),
-            lambda c, q=queue: c.queue_purge(q),
-            lambda c, q=queue: c.queue_delete(q),
-            lambda c, q=queue: c.queue_declare(q + ".x"),
-            lambda c, q=queue: c.queue_bind(q, "amq.topic", "x"),
-        ]  # type: ignore[misc]
+            methodcaller("basic_consume", queue, swallow),
+            methodcaller("basic_get", queue),
+            methodcaller("queue_purge", queue),
+            methodcaller("queue_delete", queue),
+            methodcaller("queue_declare", queue + ".x"),
+            methodcaller("queue_bind", queue, "amq.topic", "x"),
+        ]
         for act in acts:
             assert "ACCESS_REFUSED" in await thief.raw(act), queue
     body = wire.request("x-1", rpc.Destroy(fence=fence, server_id=theirs), "", 10.0)
@@ -520,6 +521,8 @@ def test_what_is_refused_and_what_ends() -> None:
             assert (one.state / "join" / name).stat().st_mode & 0o077 == 0
         one.run()
         before = chain.read_text()
+        stolen = cloud.folder / "stolen.pem"
+        stolen.write_text(before)
         assert "is good until" in kilonova("join", "--renew", "--state", str(one.state))
         assert chain.read_text() != before
         # A renewal needs a certificate, and one that the cloud has signed.
@@ -542,6 +545,11 @@ def test_what_is_refused_and_what_ends() -> None:
         one.stop()
         assert "needs a token of its own" in one.join(cloud.token(), ok=False)
         one.join(cloud.token("--host", "one"))
+        # Certificates of the life before are worth nothing in the next one.
+        with pytest.raises(Failure, match="does not belong to this cloud any more"):
+            join_client.renew(controllers, mine, stolen, request)
+        for _ in range(2):
+            kilonova("join", "--renew", "--state", str(one.state))
         one.run()
         secrets = [password_of(one), read_token(token).secret.hex(), token, one.transport_url()]
         texts = [path.read_text(errors="replace") for path in cloud.folder.glob("*/log/*")] + [cloud.front.log(), one.log()]

@@ -191,11 +191,12 @@ class Joining:
         """name, shown_sha256: of the certificate that the client has shown, which the authority has signed. Raises HostMayNotRenew."""
         host = agents.host_of(name)
         known = await joins.host(self.api_db, host) if host else None
-        if host is None or known is None or known.left_at is not None:
+        good = known is not None and known.left_at is None and shown_sha256 in (known.certificate_sha256, known.previous_sha256)
+        if host is None or not good:
             raise HostMayNotRenew(host=host or name)
         certificate = await self._sign(asked.request, name, self.settings.certificate_days)
         sha256, until = certificates.fingerprint(certificate), certificates.ends_at(certificate)
-        if not await self.api_db.transact(lambda tx: joins.renewed(tx, host, sha256, until)):
+        if not await self.api_db.transact(lambda tx: joins.renewed(tx, host, shown_sha256, sha256, until)):
             raise HostMayNotRenew(host=host)
         self.log.info("a hypervisor's certificate was renewed", host=host, before_sha256=shown_sha256, certificate_sha256=sha256)
         return Renewed(certificate=certificate)

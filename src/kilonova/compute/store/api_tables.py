@@ -116,6 +116,7 @@ joined_hosts = sa.Table(
     sa.Column("host", sa.String(64), primary_key=True),
     sa.Column("my_ip", sa.String(45), nullable=False),
     sa.Column("certificate_sha256", sa.String(64), nullable=False, doc="of the one that was given out last"),
+    sa.Column("previous_sha256", sa.String(64), nullable=False, doc="of the one before: good for a renewal whose answer was lost"),
     sa.Column("certificate_until", sa.BigInteger, nullable=False),
     sa.Column("joined_at", sa.BigInteger, nullable=False),
     sa.Column("left_at", sa.BigInteger, doc="it may not come back without a token for it"),

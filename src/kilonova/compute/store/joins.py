@@ -25,6 +25,7 @@ class JoinedHost(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     my_ip: str
     certificate_sha256: str
+    previous_sha256: str = ""
     certificate_until: int
     joined_at: int
     left_at: int | None = None
@@ -101,9 +102,12 @@ async def put_host(tx: Transaction, joined: JoinedHost) -> None:
         await tx.run(_INSERT_HOST, values)
 
 
-async def renewed(tx: Transaction, name: str, certificate_sha256: str, until: int) -> bool:
-    """False: it has left, or never joined."""
-    return await _change(tx, name, _h.left_at.is_(None), certificate_sha256=certificate_sha256, certificate_until=until)
+async def renewed(tx: Transaction, name: str, shown_sha256: str, certificate_sha256: str, until: int) -> bool:
+    """shown: the certificate that was shown, which must be the last one given out, or the one before. False: it is another's, or the host
+    has left, or never joined."""
+    known = sa.and_(_h.left_at.is_(None), sa.or_(_h.certificate_sha256 == shown_sha256, _h.previous_sha256 == shown_sha256))
+    values = {"certificate_sha256": certificate_sha256, "previous_sha256": shown_sha256, "certificate_until": until}
+    return await _change(tx, name, known, **values)
 
 
 async def left(tx: Transaction, name: str, now: int) -> bool:

@@ -19,6 +19,8 @@ import msgspec
 from kilonova.core.errors import Unavailable
 
 LIMIT_S = 15.0
+LIMITS = {"max-connections": 8, "max-channels": 64}
+"""Of each user that is made here."""
 CONTROL_S = 60.0
 """rabbitmqctl takes seconds to start."""
 
@@ -49,12 +51,15 @@ class BrokerUsers(msgspec.Struct, frozen=True, kw_only=True):
         if self.management_url:
             self._ask("PUT", f"users/{_quoted(user)}", {"password": password, "tags": ""})
             self._ask("PUT", f"permissions/{_quoted(self.vhost)}/{_quoted(user)}", msgspec.to_builtins(permissions))
+            for name, most in LIMITS.items():
+                self._ask("PUT", f"user-limits/{_quoted(user)}/{name}", {"value": most})
             return
         if user in self._users():
             self._control("change_password", user, secret=password)
         else:
             self._control("add_user", user, secret=password)
         self._control("set_permissions", "-p", self.vhost, user, permissions.configure, permissions.write, permissions.read)
+        self._control("set_user_limits", user, json.dumps(LIMITS))
 
     def delete(self, user: str) -> None:
         """Gone, and its connections with it; that it was not there is no error. Raises CannotManage."""
