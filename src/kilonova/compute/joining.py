@@ -1,4 +1,4 @@
-"""How a machine joins the cloud as a hypervisor: tokens, certificates, and a broker user of its own. docs/decisions/0009 tells why.
+"""How a machine joins the cloud as a hypervisor: tokens, certificates, and a broker user of its own. docs/decisions/0010 tells why.
 
 A token is told to an operator once; the database has the digest of its secret. It is good for one join, until it expires, for the host it
 names or, if it names none, for a host that is new: a token that was lost takes over nobody.
@@ -220,9 +220,9 @@ def _check_name(host: str) -> None:
 
 def _address(text: str) -> str:
     try:
-        return str(ipaddress.ip_address(text))
+        return str(ipaddress.IPv4Address(text))
     except ValueError:
-        raise CannotJoin("The machine's address is not an IP address; name it with --my-ip.") from None
+        raise CannotJoin("The address of the machine's tunnels is not an IPv4 address; name one with --my-ip.") from None
 
 
 def _why_not(token: joins.Token | None, host: str, now: int) -> str:
