@@ -34,6 +34,8 @@ LONG_S = 600.0
 """A call that runs longer is acknowledged: the broker closes a channel that keeps a message for half an hour."""
 HELD_NOTICES = 1000
 DRAIN_S = 5.0
+ACKNOWLEDGE_S = 0.1
+"""For so long acknowledgements of casts are collected: a system call for each costs more than all the rest of a heartbeat."""
 Admit = Callable[[str, str], bool]
 """(address, the broker's user who sent a message) -> may he?"""
 Judgement = Callable[[str, str, Any], Awaitable[None] | None]
@@ -118,6 +120,7 @@ class RabbitBus:
         self._waiting: dict[str, _Waiting] = {}
         self._jobs: dict[str, _Job] = {}
         self._done = _Memory()
+        self._unacknowledged: list[tuple[Link, int]] = []
         self._notices: deque[tuple[str, str, bytes, str, bool]] = deque()
         self._noticing = False
         self._dropped_notices = 0
@@ -170,6 +173,7 @@ class RabbitBus:
                     await self._steady.wait()
                     while self._link is not None and (self._jobs or self._notices):  # noqa: ASYNC110  (no event is worth its upkeep)
                         await asyncio.sleep(0.02)
+                    await self._acknowledge()
 
     async def _stay_connected(self) -> None:
         attempts = turn = 0
@@ -354,8 +358,26 @@ class RabbitBus:
             link = self._link  # the caller's own connection may be well: his address holds
         if job.reply_to and link.alive:
             await link.answer(job.reply_to, reply, ident)
-        if job.link.alive and job.tag is not None:
+        if not job.link.alive or job.tag is None:
+            return
+        if job.reply_to:
             await job.link.acknowledge(job.tag)
+            return
+        self._unacknowledged.append((job.link, job.tag))
+        if len(self._unacknowledged) == 1:
+            self._start("acknowledge casts", self._acknowledge_later())
+        elif len(self._unacknowledged) * 4 >= self.options.prefetch:
+            await self._acknowledge()
+
+    async def _acknowledge_later(self) -> None:
+        await self._runtime.sleep(ACKNOWLEDGE_S)
+        await self._acknowledge()
+
+    async def _acknowledge(self) -> None:
+        done, self._unacknowledged = self._unacknowledged, []
+        for link, tag in done:
+            if link.alive:
+                await link.acknowledge(tag)
 
     # ---- calls
 
