@@ -230,7 +230,7 @@ def _wait_for(port: int, seconds: float, child: subprocess.Popen[bytes] | None =
 
 class Member(Rabbit):
     """One node of a cluster, in a network namespace of its own, where `address` is. All members are started together (each waits for the
-    others' first), and the minority of a partition pauses. `cookie` is common to them."""
+    others' first), and after a partition one side starts anew. `cookie` is common to them."""
 
     def __init__(self, folder: Path, *, address: str, namespace: str, members: list[str], cookie: str) -> None:
         super().__init__(folder, [5672, 0, 25672, 4369])
@@ -239,7 +239,7 @@ class Member(Rabbit):
         self.cookie = cookie
         nodes = "".join(f"cluster_formation.classic_config.nodes.{n + 1} = n25672@{at}\n" for n, at in enumerate(members))
         self.settings = (
-            "cluster_formation.peer_discovery_backend = classic_config\n" + nodes + "cluster_partition_handling = pause_minority\n"
+            "cluster_formation.peer_discovery_backend = classic_config\n" + nodes + "cluster_partition_handling = autoheal\n"
             "net_ticktime = 8\n"
         )
 

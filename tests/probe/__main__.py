@@ -116,6 +116,9 @@ def keep(stand: Stand, where: Path) -> None:
     for program in stand.programs.values():
         (where / f"{program.name}.log").write_text(program.log())
         (where / f"{program.name}.out").write_text(program.out.read_text(errors="replace"))
+    for machine, broker in stand.brokers.items():
+        for file in sorted((broker.folder / "log").glob("*.log")):
+            (where / f"broker-{machine}-{file.name}").write_text(file.read_text(errors="replace"))
 
 
 def main() -> int:
