@@ -1,6 +1,7 @@
 """The facade over SQLite: conversions, group commit, isolation, errors."""
 
 import asyncio
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kilonova.core.db import Duplicate, Lost, Transaction
 from kilonova.core.db.sqlite import SQLite
@@ -32,6 +35,7 @@ things = sa.Table(
 INSERT = inserted(things)
 GET = prepared(sa.select(things).where(things.c.id == sa.bindparam("id")))
 ANY = prepared(sa.select(things.c.id).where(things.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(things.c.id))
+SIZES = prepared(sa.select(things.c.id, things.c.size).order_by(things.c.id))
 GROW = prepared(
     sa.update(things)
     .where(things.c.id == sa.bindparam("key"), things.c.size + sa.bindparam("by") <= 10)
@@ -209,6 +213,60 @@ def test_a_failed_commit_fails_every_member(tmp_path: Path) -> None:
         assert [type(r) for r in results] == [Lost] * 3
         db.runtime.point = lambda name: None  # type: ignore[method-assign]
         assert await db.all(prepared(sa.select(things.c.id).order_by(things.c.id))) == []
+        await db.stop()
+
+    asyncio.run(main())
+
+
+class Wrong(Exception):
+    pass
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["good", "bad", "bad after writing", "twice"])), max_size=14),
+    st.sampled_from([0, 3, 256]),
+)
+def test_whatever_fails_in_a_group_the_others_are_as_if_alone(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, str]], careful: int
+) -> None:
+    """Against a dict in which one runs after the other."""
+
+    async def main() -> None:
+        db = await opened(tmp_path_factory.mktemp("group"))
+        db.CAREFUL = careful  # type: ignore[misc]
+        expected: dict[str, int] = {}
+        known: list[int | None] = []
+
+        async def step(number: int, what: str) -> int:
+            async def body(tx: Transaction) -> int:
+                if what == "bad":
+                    raise Wrong
+                found = await tx.one(GET, {"id": f"t{number}"})
+                if found is None:
+                    await tx.run(INSERT, row(number, size=0))
+                elif await tx.run(GROW, {"key": f"t{number}", "by": 3}) != 1:
+                    raise Wrong
+                if what == "bad after writing":
+                    raise Wrong
+                if what == "twice":
+                    with contextlib.suppress(Duplicate):
+                        await tx.run(INSERT, row(number))
+                size = await tx.one(GET, {"id": f"t{number}"})
+                assert size is not None
+                return int(size[4])
+
+            return await db.transact(body)
+
+        for number, what in steps:
+            size = expected.get(f"t{number}")
+            good = what in ("good", "twice") and (size is None or size + 3 <= 10)
+            if good:
+                expected[f"t{number}"] = 0 if size is None else size + 3
+            known.append(expected[f"t{number}"] if good else None)
+        got = await asyncio.gather(*(step(*one) for one in steps), return_exceptions=True)
+        assert [None if isinstance(one, Wrong) else one for one in got] == known
+        assert dict(await db.all(SIZES)) == expected
         await db.stop()
 
     asyncio.run(main())

@@ -100,20 +100,20 @@ class Edge:
         if route is not None:
             self.collector.stats[route].add(reply.status, seconds)
         ctx = request.ctx
-        self.log.sink.access(
-            {
-                "time": self.runtime.now(),
-                "log": self.name,
-                "request_id": request.request_id,
-                "method": request.method,
-                "path": request.path,
-                "status": reply.status,
-                "ms": round(seconds * 1000, 2),
-                "user_id": ctx.user_id,
-                "project_id": ctx.project_id,
-                **({"global_request_id": ctx.global_request_id} if ctx.global_request_id else {}),
-            }
-        )
+        line: dict[str, Any] = {
+            "time": self.runtime.now(),
+            "log": self.name,
+            "request_id": request.request_id,
+            "method": request.method,
+            "path": request.path,
+            "status": reply.status,
+            "ms": int(seconds * 100_000) / 100,
+            "user_id": ctx.user_id,
+            "project_id": ctx.project_id,
+        }
+        if ctx.global_request_id:
+            line["global_request_id"] = ctx.global_request_id
+        self.log.sink.access(line)
 
     async def _answer(self, request: Request) -> tuple[Reply, Route | None]:
         route: Route | None = None
@@ -129,13 +129,12 @@ class Edge:
                     return self.envelope.unknown_path(request), None
                 request.prefix, path = mounted
             found = self.router.find(path)
-            public = found is not None and any(map(_public, found[0].get(request.method, found[0].get("GET", ()))))
             if self.versions is not None:
                 request.version = self.versions.minimum
                 request.version = self.versions.negotiate(request)
             if found is None and self.paths_first:
                 return self.envelope.unknown_path(request), None
-            if not public:
+            if found is None or not _public(found[0].get(request.method) or found[0].get("GET", [])):
                 await self._authenticate(request)
             if found is None:
                 return self.envelope.unknown_path(request), None
@@ -240,16 +239,17 @@ class Edge:
     async def _send(self, request: Request, reply: Reply, send: Send) -> None:
         ident = request.request_id.encode()
         headers: list[tuple[bytes, bytes]] = [(name, ident) for name in self._id_headers]
-        if self.versions is not None:
-            known = self._version_headers.get(request.version)
-            if known is None:
-                told = self.versions.headers(request.version).items()
-                known = self._version_headers[request.version] = tuple((key.encode(), value.encode()) for key, value in told)
-            headers += known
-        headers += self._always
+        known = self._version_headers.get(request.version)
+        if known is None:
+            told = self.versions.headers(request.version).items() if self.versions is not None else ()
+            known = self._version_headers[request.version] = (*((key.encode(), value.encode()) for key, value in told), *self._always)
+        headers += known
+        sized = False
         for mapping in (request.response_headers, reply.headers):
             for key, value in mapping.items():
-                headers.append((key.encode(), _latin(value)))
+                name = key.encode()
+                headers.append((name, _latin(value)))
+                sized = sized or name == b"content-length"
         bodiless = reply.status in (204, 304) or reply.status < 200
         if isinstance(reply.body, AsyncIterator):
             headers.append((b"content-type", reply.content_type.encode()))
@@ -262,14 +262,14 @@ class Edge:
         if not bodiless:
             if body or reply.body is not None:
                 headers.append((b"content-type", reply.content_type.encode()))
-            if not any(key == b"content-length" for key, _ in headers):
+            if not sized:
                 headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
 
 
-def _public(route: Route) -> bool:
-    return route.policy == PUBLIC
+def _public(routes: list[Route]) -> bool:
+    return any(route.policy == PUBLIC for route in routes)
 
 
 def decode_body(decoder: "msgspec.json.Decoder[Any]", raw: bytes) -> Any:

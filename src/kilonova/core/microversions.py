@@ -1,5 +1,6 @@
 """Microversions: `OpenStack-API-Version: compute 2.N`. A service says its range in one table; the edge negotiates."""
 
+import functools
 import re
 
 import msgspec
@@ -25,27 +26,9 @@ class Microversions(msgspec.Struct, frozen=True):
 
     def negotiate(self, request: Request) -> Version:
         """The version asked for; the minimum when none is. Raises BadRequest, VersionNotFound."""
-        wanted = None
         text = request.headers.get(b"openstack-api-version")
-        if text is not None:
-            for part in text.decode("latin-1").split(","):
-                words = part.split()
-                if words and words[0].lower() == self.service:
-                    wanted = words[1] if len(words) == 2 else ""
-        if wanted is None and self.legacy_header:
-            wanted = request.header(self.legacy_header)
-        if wanted is None:
-            return self.minimum
-        wanted = wanted.strip()
-        if wanted.lower() == "latest":
-            return self.maximum
-        form = _FORM.match(wanted)
-        if form is None:
-            raise BadRequest(f"API Version String {wanted[:50]} is of invalid format. Must be of format MajorNum.MinorNum.")
-        version = (int(form[1]), int(form[2]))
-        if not self.minimum <= version <= self.maximum:
-            raise VersionNotFound(version=wanted, minimum=show(self.minimum), maximum=show(self.maximum))
-        return version
+        legacy = request.headers.get(_key(self.legacy_header)) if self.legacy_header else None
+        return self.minimum if text is None and legacy is None else _asked(self, text, legacy)
 
     def headers(self, version: Version) -> dict[str, str]:
         out = {"openstack-api-version": f"{self.service} {show(version)}", "vary": "OpenStack-API-Version"}
@@ -53,6 +36,36 @@ class Microversions(msgspec.Struct, frozen=True):
             out[self.legacy_header.lower()] = show(version)
             out["vary"] += f", {self.legacy_header}"
         return out
+
+
+@functools.cache
+def _key(header: str) -> bytes:
+    return header.lower().encode()
+
+
+@functools.lru_cache(256)
+def _asked(known: Microversions, text: bytes | None, legacy: bytes | None) -> Version:
+    """By both headers. The same few come again and again."""
+    wanted = None
+    if text is not None:
+        for part in text.decode("latin-1").split(","):
+            words = part.split()
+            if words and words[0].lower() == known.service:
+                wanted = words[1] if len(words) == 2 else ""
+    if wanted is None and legacy is not None:
+        wanted = legacy.decode("latin-1")
+    if wanted is None:
+        return known.minimum
+    wanted = wanted.strip()
+    if wanted.lower() == "latest":
+        return known.maximum
+    form = _FORM.match(wanted)
+    if form is None:
+        raise BadRequest(f"API Version String {wanted[:50]} is of invalid format. Must be of format MajorNum.MinorNum.")
+    version = (int(form[1]), int(form[2]))
+    if not known.minimum <= version <= known.maximum:
+        raise VersionNotFound(version=wanted, minimum=show(known.minimum), maximum=show(known.maximum))
+    return version
 
 
 def show(version: Version) -> str:

@@ -1,5 +1,6 @@
 """Which database a test's world stands on: SQLite, or the server that KILONOVA_TEST_DATABASE names by its URL.
 
+"rehearsed" is SQLite whose transactions all run twice: what a body may not do (it may be run again) then shows.
 On a server each path is a database of its own, made when it is first connected to, so that a world that is started again over the
 same path finds its data. Only the newest few of a process are kept.
 """
@@ -7,11 +8,12 @@ same path finds its data. Only the newest few of a process are kept.
 import asyncio
 import hashlib
 import os
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import msgspec
 
-from kilonova.core.db import Database
+from kilonova.core.db import Database, Transaction
 from kilonova.core.db.opening import driver_of
 from kilonova.core.db.pool import Driver, Limits, Wire
 from kilonova.core.db.server import Server
@@ -20,7 +22,9 @@ from kilonova.core.db.url import Url, parse
 from kilonova.core.log import Log, Sink
 from kilonova.core.runtime import Runtime
 
+T = TypeVar("T")
 VARIABLE = "KILONOVA_TEST_DATABASE"
+REHEARSED = "rehearsed"
 KEPT = 6
 ABSENT = ("3D000", 1049)
 _made: dict[str, "TestServer"] = {}
@@ -33,6 +37,8 @@ def open_test_database(
 
     `server`: the URL of a server, instead of the one in the environment; empty: SQLite."""
     url = os.environ.get(VARIABLE, "") if server is None else server
+    if url == REHEARSED:
+        return Rehearsed(path, runtime, synchronous=synchronous)
     if not url or type(runtime) is not Runtime:
         return SQLite(path, runtime, synchronous=synchronous)
     key = os.urandom(8).hex() if path == ":memory:" else hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:16]
@@ -41,6 +47,27 @@ def open_test_database(
     _made.pop(database, None)
     _made[database] = made
     return made
+
+
+class Rehearsed(SQLite):
+    """Each transaction runs, is undone with its whole group, which runs again, and runs a second time."""
+
+    CAREFUL = 0
+
+    async def transact(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
+        async def rehearsal(tx: Transaction) -> None:
+            await body(tx)
+            raise _Rehearsed
+
+        try:
+            await super().transact(rehearsal)
+        except _Rehearsed:
+            pass
+        return await super().transact(body)
+
+
+class _Rehearsed(Exception):
+    pass
 
 
 class TestServer(Server):

@@ -68,7 +68,7 @@ async def _changes(c: ComputeService, ctx: Context, wanted: Any) -> dict[str, An
 
 async def _answer(c: ComputeService, req: Request, server_id: str, wanted: Any) -> Reply:
     server = await find(c, req, server_id)
-    document = views.detail(c, req, server, single=True, host_status=await status_for(c, req, server))
+    document = views.detail(c, req, server, single=True, host_status=await status_for(c, req, server.host))
     document.pop("OS-EXT-SRV-ATTR:user_data", None)
     if req.version < (2, 75):
         views.trimmed(document, *(("key_name",) if req.version >= (2, 54) else ()))

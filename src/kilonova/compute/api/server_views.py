@@ -1,5 +1,6 @@
 """Servers on the wire, at every microversion. Documents are rendered once for each revision of a server and kept (`rendered`)."""
 
+import functools
 import hashlib
 from typing import Any
 
@@ -36,6 +37,7 @@ _NOT_SHOWN = ("kernel_id", "ramdisk_id")
 """Properties of an image that a server's document leaves out: they have fields of their own."""
 
 
+@functools.cache
 def shape(version: Version) -> Version:
     found = SHAPES[0]
     for first in SHAPES:
@@ -221,14 +223,19 @@ def trimmed(document: dict[str, Any], *kept: str) -> None:
 def rendered(c: ComputeService, req: Request, server: Server, *, single: bool, host_status: str | None) -> msgspec.Raw:
     """The document as JSON, from the cache when this revision has been rendered for this audience before."""
     key = cache_key(req, server.id, single=single, host_status=host_status)
-    found = c.views.get(key)
-    if found is not None and found[0] == server.revision:
-        return msgspec.Raw(found[1])
+    known = cached(c, key, server.revision)
+    if known is not None:
+        return msgspec.Raw(known)
     data = _encode(detail(c, req, server, single=single, host_status=host_status))
     if len(c.views) >= CACHE:
         c.views.clear()
     c.views[key] = (server.revision, data)
     return msgspec.Raw(data)
+
+
+def cached(c: ComputeService, key: tuple[Any, ...], revision: int) -> bytes | None:
+    found = c.views.get(key)
+    return found[1] if found is not None and found[0] == revision else None
 
 
 def cache_key(req: Request, server_id: str, *, single: bool, host_status: str | None) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """Servers, on the cell side. Each write raises `revision` and sets `updated_at`; views are cached by revision."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ FIELDS = Server.__struct_fields__
 _COLUMNS = [t.c[name] for name in FIELDS]
 _INSERT = inserted(t)
 _GET = prepared(sa.select(*_COLUMNS).where(t.c.id == sa.bindparam("id")))
+_OUTLINE = prepared(sa.select(t.c.revision, t.c.project_id, t.c.user_id, t.c.host, t.c.deleted).where(t.c.id == sa.bindparam("id")))
 _GENERATION = prepared(sa.select(t.c.generation).where(t.c.id == sa.bindparam("id"), t.c.deleted == sa.false()))
 _MANY = prepared(sa.select(*_COLUMNS).where(t.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(t.c.id))
 _OF_HOST = prepared(
@@ -38,6 +39,21 @@ async def insert(tx: Transaction, server: Server) -> None:
 async def get(reader: Reader, server_id: str) -> Server | None:
     row = await reader.one(_GET, {"id": server_id})
     return _server(row) if row else None
+
+
+class Outline(NamedTuple):
+    """What says whether a document that was made of a server still holds, and who may see it."""
+
+    revision: int
+    project_id: str
+    user_id: str
+    host: str | None
+    deleted: bool
+
+
+async def outline(reader: Reader, server_id: str) -> Outline | None:
+    row = await reader.one(_OUTLINE, {"id": server_id})
+    return Outline(*row) if row else None
 
 
 async def generation(reader: Reader, server_id: str) -> int | None:

@@ -1,7 +1,9 @@
 """SQLite: a write-ahead log, and group commit on the event loop.
 
-Statements run on the loop's thread, since a writer thread starves beside a busy loop (docs/internals/database.md). Each transaction is a
-savepoint in a group of at most `MAX_GROUP`; the group's COMMIT runs when the loop has nothing else ready. A failed COMMIT fails every
+Statements run on the loop's thread, since a writer thread starves beside a busy loop (docs/internals/database.md). Transactions run one
+after the other in a group of at most `MAX_GROUP`; the group's COMMIT runs when the loop has nothing else ready. A body that fails after
+it has written something takes the group back, and the members before it run again; a savepoint for each would undo only the one, and
+costs a third of all statements, so there is one only for the next 256 after a failure. A failed COMMIT fails every
 member. COMMIT writes the log (synchronous=NORMAL), and the log goes to the disk while the loop goes on (core/file_sync.py): then the
 members' futures are set. One synchronisation is under way at a time; what is committed meanwhile shares the next. Where the kernel cannot
 do that, COMMIT itself waits for the disk (synchronous=FULL). What others read meanwhile is committed, and would be lost with the power
@@ -124,8 +126,33 @@ def _integrity(error: sqlite3.IntegrityError) -> Exception:
     return error
 
 
+def _tell(group: list["_Member"]) -> None:
+    for member in group:
+        if not member.done.done():
+            member.done.set_result(None)
+
+
+def _fail(member: "_Member", error: Exception) -> None:
+    if not member.done.done():
+        member.done.set_exception(error)
+
+
+class _Member:
+    """A transaction of the open group."""
+
+    __slots__ = ("body", "done", "result")
+
+    def __init__(self, body: Callable[[Transaction], Awaitable[Any]], done: asyncio.Future[None]) -> None:
+        self.body = body
+        self.done = done
+        self.result: Any = None
+
+
 class SQLite:
     """One file (or ":memory:", one connection for all) of one process."""
+
+    CAREFUL = 256
+    """So many transactions have savepoints after one has failed."""
 
     def __init__(self, path: str, runtime: Runtime, *, synchronous: str = "FULL") -> None:
         self.dialect = sqlite_dialect.dialect(paramstyle="qmark")
@@ -136,7 +163,8 @@ class SQLite:
         self._kept = Kept()
         self._writer = _Connection(self._writer_connection, self._compile, self._kept)
         self._reader = _Connection(self._reader_connection, self._compile, self._kept)
-        self._group: list[asyncio.Future[None]] = []
+        self._group: list[_Member] = []
+        self._careful = 0
         self._open_group = False
         self._busy: asyncio.Task[Any] | None = None
         self._reserved = False
@@ -147,9 +175,9 @@ class SQLite:
         """The log has not been opened for it yet."""
         self._sync: FileSync | None = None
         self._log = -1
-        self._syncing: list[asyncio.Future[None]] | None = None
+        self._syncing: list[_Member] | None = None
         """Whom the synchronisation that is under way is for."""
-        self._unsynced: list[asyncio.Future[None]] = []
+        self._unsynced: list[_Member] = []
         """Committed; the next one is theirs."""
         self._broken: OSError | None = None
 
@@ -195,27 +223,73 @@ class SQLite:
 
     async def transact(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         await self._enter()
-        execute = self._writer_connection.execute
+        connection = self._writer_connection
+        careful = self._careful > 0
         try:
             if not self._open_group:
-                execute("BEGIN IMMEDIATE")
+                connection.execute("BEGIN IMMEDIATE")
                 self._open_group = True
-            execute("SAVEPOINT s")
+            before = connection.total_changes
+            if careful:
+                self._careful -= 1
+                connection.execute("SAVEPOINT s")
+            member = _Member(body, asyncio.get_running_loop().create_future())
             try:
-                result = await body(self._writer)
+                member.result = await body(self._writer)
             except BaseException:
-                execute("ROLLBACK TO s")
-                execute("RELEASE s")
+                if not connection.in_transaction:
+                    self._lose("the database gave the transaction up")
+                elif careful:
+                    connection.execute("ROLLBACK TO s")
+                    connection.execute("RELEASE s")
+                elif connection.total_changes != before:
+                    await self._replay()
                 raise
-            execute("RELEASE s")
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._group.append(done)
+            if careful:
+                connection.execute("RELEASE s")
+            self._group.append(member)
         except sqlite3.OperationalError as error:
             raise Lost(str(error)) from error
         finally:
             self._leave()
-        await done
+        await member.done
+        result: T = member.result
         return result
+
+    async def _replay(self) -> None:
+        """Take the group back and run its members again, in their order."""
+        self._careful = self.CAREFUL
+        connection = self._writer_connection
+        try:
+            again = True
+            while again:
+                connection.execute("ROLLBACK")
+                self._writer.written = set()
+                connection.execute("BEGIN IMMEDIATE")
+                again = False
+                for member in list(self._group):
+                    try:
+                        member.result = await member.body(self._writer)
+                    except sqlite3.OperationalError:
+                        raise
+                    except Exception as error:
+                        self._group.remove(member)
+                        _fail(member, error)
+                        again = True
+                        break
+        except sqlite3.OperationalError as error:
+            self._lose(str(error))
+            raise
+
+    def _lose(self, why: str) -> None:
+        """The open group is gone."""
+        if self._writer_connection.in_transaction:
+            self._writer_connection.execute("ROLLBACK")
+        self._open_group = False
+        self._writer.written = set()
+        group, self._group = self._group, []
+        for member in group:
+            _fail(member, Lost(why))
 
     async def _enter(self) -> None:
         if self._closed:
@@ -281,13 +355,10 @@ class SQLite:
         except sqlite3.Error as error:
             if self._writer_connection.in_transaction:
                 self._writer_connection.execute("ROLLBACK")
-            for done in group:
-                if not done.done():
-                    done.set_exception(Lost(f"the commit failed: {error}"))
+            for member in group:
+                _fail(member, Lost(f"the commit failed: {error}"))
             return
-        for done in group:
-            if not done.done():
-                done.set_result(None)
+        _tell(group)
 
     def _synchronise(self) -> None:
         self._syncing, self._unsynced = self._unsynced, []
@@ -301,13 +372,11 @@ class SQLite:
         """After a failure nobody knows what is on the disk, and a second attempt would not tell: nothing is written any more."""
         group, self._syncing = self._syncing or [], None
         self._broken = self._broken or error
-        for done in group:
-            if done.done():
-                continue
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(OutcomeUnknown(f"the log did not reach the disk: {error}"))
+        if error is None:
+            _tell(group)
+        else:
+            for member in group:
+                _fail(member, OutcomeUnknown(f"the log did not reach the disk: {error}"))
         if self._unsynced:
             self._synchronise()
 
@@ -334,6 +403,7 @@ class SQLite:
                     for index in sorted(table.indexes, key=lambda i: str(i.name)):
                         self._writer_connection.execute(str(CreateIndex(index).compile(dialect=self.dialect)))
 
+        self._careful = max(self._careful, 1)
         await self.transact(body)
 
     def abandon(self) -> None:
