@@ -1,5 +1,5 @@
-"""Tunnels that end on the machine (`my_ip`), as links and sockets show it: the machine is a namespace, and the driver runs in a thread inside.
-Real guests on two machines are in `tests/probe/test_tunnels.py`."""
+"""Tunnels that end on the machine (`my_ip`), as links and sockets show it: the machine is a namespace, and the driver runs in a thread
+inside. Real guests on two machines are in `tests/probe/test_tunnels.py`."""
 
 import asyncio
 import os

@@ -32,6 +32,8 @@ class Disasters:
         self, stand: Stand, chance: random.Random, tell: Callable[[str], None], pause_s: tuple[float, float] = (1.0, 10.0)
     ) -> None:
         self.stand, self.chance, self.tell, self.pause_s = stand, chance, tell, pause_s
+        self.longest_s = 60.0
+        """No disaster holds for longer."""
         self.counts = Counter[str]()
         self.failed: list[str] = []
         self._busy: Counter[str] = Counter()
@@ -51,7 +53,13 @@ class Disasters:
             (3, self.jump),
         ]
         if two:
-            self.kinds += [(3, self.unplug_control), (3, self.kill_broker), (2, self.freeze_broker), (4, self.fail_over)]
+            self.kinds += [
+                (3, self.unplug_control),
+                (3, self.kill_broker),
+                (2, self.freeze_broker),
+                (4, self.fail_over),
+                (2, self.restart_database),
+            ]
 
     async def run(self, until: float) -> None:
         """Until that moment of the monotonic clock; returns when all is mended."""
@@ -87,13 +95,16 @@ class Disasters:
             self._busy.subtract(disaster.touches)
         self.tell(f"  mended after {time.monotonic() - began:.1f} s: {disaster.what}")
 
+    def length(self, least_s: float, most_s: float) -> float:
+        return min(self.chance.uniform(least_s, most_s), self.longest_s)
+
     # ---- processes
 
     def one(self, prefix: str) -> Program:
         return self.chance.choice(self.stand.of(prefix))
 
     def kill(self, prefix: str) -> Disaster:
-        program, away_s = self.one(prefix), self.chance.uniform(0.2, 12)
+        program, away_s = self.one(prefix), self.length(0.2, 12)
 
         async def run() -> None:
             program.end(signal.SIGKILL)
@@ -118,7 +129,7 @@ class Disasters:
             await asyncio.sleep(2)
 
     def sleep(self, prefix: str, length_s: tuple[float, float]) -> Disaster:
-        program, asleep_s = self.one(prefix), self.chance.uniform(*length_s)
+        program, asleep_s = self.one(prefix), self.length(*length_s)
 
         async def run() -> None:
             program.send(signal.SIGSTOP)
@@ -130,7 +141,7 @@ class Disasters:
     def jump(self) -> Disaster:
         program = self.chance.choice(list(self.stand.programs.values()))
         ahead_s = self.chance.choice([-3600.0, -90.0, -5.0, 5.0, 40.0, 90.0, 7200.0])
-        held_s = self.chance.uniform(10, 40)
+        held_s = self.length(10, 40)
 
         async def run() -> None:
             program.jump(ahead_s)
@@ -153,7 +164,7 @@ class Disasters:
         control = self.chance.choice(self.stand.controls)
         other = self.chance.choice([machine for machine in machines if machine != control])
         one, two = (control, other) if self.chance.random() < 0.5 else (other, control)
-        held_s = self.chance.uniform(3, 30)
+        held_s = self.length(3, 30)
 
         async def run() -> None:
             net.cut(one, two)
@@ -175,7 +186,7 @@ class Disasters:
         return self._unplug(self.chance.choice(others), frozenset({"control"}))
 
     def _unplug(self, machine: str, more: frozenset[str]) -> Disaster:
-        held_s = self.chance.uniform(3, 40)
+        held_s = self.length(3, 40)
 
         async def run() -> None:
             self.stand.net.plug(machine, out=True)
@@ -187,7 +198,7 @@ class Disasters:
     # ---- disks, broker, database
 
     def full_disk(self) -> Disaster:
-        program, held_s = self.one("node-"), self.chance.uniform(5, 25)
+        program, held_s = self.one("node-"), self.length(5, 25)
 
         async def run() -> None:
             await asyncio.to_thread(program.fill_disk)
@@ -197,7 +208,7 @@ class Disasters:
         return Disaster("full disk", f"disk of {program.name} full for {held_s:.0f} s", frozenset({program.machine}), run)
 
     def kill_broker(self) -> Disaster:
-        machine, away_s = self.chance.choice(self.stand.controls), self.chance.uniform(0.5, 15)
+        machine, away_s = self.chance.choice(self.stand.controls), self.length(0.5, 15)
         broker = self.stand.brokers[machine]
 
         async def run() -> None:
@@ -210,7 +221,7 @@ class Disasters:
         return Disaster("kill broker", f"kill -9 broker of {machine}, back after {away_s:.0f} s", frozenset({machine, "control"}), run)
 
     def freeze_broker(self) -> Disaster:
-        machine, held_s = self.chance.choice(self.stand.controls), self.chance.uniform(3, 25)
+        machine, held_s = self.chance.choice(self.stand.controls), self.length(3, 25)
         broker = self.stand.brokers[machine]
 
         async def run() -> None:
@@ -224,7 +235,7 @@ class Disasters:
     def fail_over(self) -> Disaster:
         stand = self.stand
         old = stand.primary_at
-        new = next(machine for machine in stand.databases if machine != old)
+        new = next(machine for machine in stand.controls[:2] if machine != old)
         decide_s = self.chance.uniform(0.5, 4)
 
         async def run() -> None:
@@ -239,3 +250,16 @@ class Disasters:
 
         touches = frozenset({"control", old, new})
         return Disaster("database fail-over", f"kill -9 the primary at {old}, promote {new} after {decide_s:.1f} s, rebuild", touches, run)
+
+    def restart_database(self) -> Disaster:
+        """It crashes and comes back by itself, before anybody has decided to promote the standby."""
+        machine, away_s = self.stand.primary_at, self.length(0.5, 10)
+        database = self.stand.databases[machine]
+
+        async def run() -> None:
+            await asyncio.to_thread(database.kill)
+            await asyncio.sleep(away_s)
+            database.start()
+
+        touches = frozenset({"control", machine})
+        return Disaster("database restart", f"kill -9 the primary at {machine}, back after {away_s:.1f} s", touches, run)
