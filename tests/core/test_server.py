@@ -1,6 +1,7 @@
 """The HTTP server as bytes on a socket: heads and bodies arrive whole and in order, whatever their sizes and however they are sent."""
 
 import asyncio
+import contextlib
 import io
 from typing import Any
 
@@ -154,5 +155,31 @@ def test_what_takes_longer_than_the_grace_is_cut_off() -> None:
         await asyncio.wait_for(slow.stop(), 10)
         head, _ = await running
         assert b" 500 " in head and b"connection: close" in head
+
+    asyncio.run(scenario())
+
+
+def test_row_94_a_head_without_an_end_is_refused_before_it_is_large() -> None:
+    """httptools takes any length, and copies what it has for each piece that comes."""
+
+    async def scenario() -> None:
+        slow = Slow(0.0)
+        port = await slow.start()
+        for begin in (b"GET /?", b"GET / HTTP/1.1\r\nx-long: ", b"GET / HTTP/1.1\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(begin)
+            sent = 0
+            with contextlib.suppress(ConnectionError):
+                while sent < 4 << 20 and not reader.at_eof() and not reader._buffer:  # type: ignore[attr-defined]
+                    writer.write(b"a: b\r\n" * 1000 if begin.endswith(b"\n") else b"x" * 6000)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                    sent += 6000
+            assert sent < 2 << 20
+            with contextlib.suppress(ConnectionError):
+                assert b" 431 " in await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+        assert b" 200 " in (await one(port))[0]
+        await slow.stop()
 
     asyncio.run(scenario())

@@ -14,6 +14,9 @@ JOIN_BYTES = 64 << 10
 GRACE_S = 2
 """What requests get to end in, when nobody says otherwise."""
 CLOSE = (b"connection", b"close")
+LONGEST_HEAD = 128 << 10
+"""Bytes of a request's line and headers that may come without an end."""
+TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class PortTaken(Exception):
@@ -71,8 +74,29 @@ class _Joined:
 
 
 class _Protocol(HttpToolsProtocol):
+    _in_head = False
+    _head_bytes = 0
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(_Joined(transport))  # type: ignore[arg-type]
+
+    def data_received(self, data: bytes) -> None:
+        """The parser takes a head of any length, and copies all of it for each piece that comes."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > LONGEST_HEAD:
+                self._in_head = False
+                self.transport.write(TOO_LONG)
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
 
     def on_response_complete(self) -> None:
         """The answer to a HEAD has no piece that its head could wait for."""
