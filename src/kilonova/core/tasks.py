@@ -80,6 +80,11 @@ class Tasks:
                 raise result.error
         return results
 
+    async def end(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a child and wait for its end, whatever that is."""
+        task.cancel()
+        await asyncio.wait([task])
+
     def names(self) -> list[str]:
         return [task.get_name() for task in self._running.values()]
 

@@ -24,7 +24,7 @@ SIDE_BY_SIDE = 8
 CALL_TIMEOUT_S = 120.0
 PAUSE = 29
 """A round of news is followed by a pause this many times as long as it took, at most MAX_WINDOW_S."""
-MAX_WINDOW_S = 0.5
+MAX_WINDOW_S = 2.0
 
 
 class Dispatcher:

@@ -143,8 +143,7 @@ class NetworkService:
         if self._candidacy is None:
             return
         candidacy, self._candidacy = self._candidacy, None
-        candidacy.cancel()
-        await asyncio.wait([candidacy])
+        await self.tasks.end(candidacy)
         self.leadership.leave()
         await self.leadership.release()
 
