@@ -143,7 +143,7 @@ def failure_of(error: Exception, state: StateDir) -> Failure:
         return Failure(plain(str(error)))
     if isinstance(error, errors.Error) and not isinstance(error, Lost):
         return Failure(error.message, error.advice)
-    if isinstance(error, Lost) and "://" in str(error):
+    if isinstance(error, Lost) and not state.database.exists():  # a server's
         return Failure(f"The database cannot be used: {error}.", "Is its server running? [database] connection names it.")
     if isinstance(error, (sqlite3.DatabaseError, Lost)):
         return Failure(
