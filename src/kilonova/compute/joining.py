@@ -77,7 +77,7 @@ class Joining:
         try:
             await self.api_db.transact(lambda tx: joins.insert_authority(tx, certificate, key, now))
         except Duplicate:
-            found = await joins.authority(self.api_db)
+            found = await self.api_db.transact(joins.authority)  # what refused ours may not be committed yet
             assert found is not None
             return found
         self.log.info("the cloud has a certificate authority now", sha256=certificates.fingerprint(certificate))
@@ -139,16 +139,25 @@ class Joining:
             """The first write decides: of two with one token one gets it."""
             if not await joins.use(tx, which, host, now):
                 return False
-            await joins.put_host(tx, row)
+            await (joins.put_host(tx, row) if token.host else joins.insert_host(tx, row))
             return True
 
-        if not await self.api_db.transact(take):
+        async def undo(tx: Transaction) -> None:
+            await joins.give_back(tx, which, host)
+            await joins.restore(tx, row, before)
+
+        before = await joins.host(self.api_db, host)
+        try:
+            taken = await self.api_db.transact(take)
+        except Duplicate:
+            raise _joined_before(host) from None
+        if not taken:
             raise TokenNotGood(_why_not(await joins.token(self.api_db, which), host, now))
         password = self.runtime.token_bytes(SECRET_BYTES).hex()
         try:
             await self._make_user(host, password)
         except Exception:
-            await self.api_db.transact(lambda tx: joins.give_back(tx, which, host))
+            await self.api_db.transact(undo)
             raise
         self.log.info("a hypervisor has joined", host=host, my_ip=my_ip, certificate_sha256=row.certificate_sha256)
         return await self._answer(host, certificate, password)
@@ -159,7 +168,7 @@ class Joining:
             raise TokenNotGood(_why_not(token, host, now))
         if not token.host:
             if await joins.host(self.api_db, host) is not None:
-                raise CannotJoin(f"A host {host} has joined before; it needs a token of its own: `kilonova join-token --host {host}`.")
+                raise _joined_before(host)
             if await cell_mappings.cell_of_host(self.api_db, host) is not None:
                 raise CannotJoin(f"The cloud has a host {host} already; its token must name it: `kilonova join-token --host {host}`.")
         for other in await joins.hosts(self.api_db):
@@ -216,6 +225,10 @@ def _check_name(host: str) -> None:
         raise CannotJoin("A host's name has letters, digits, dots, dashes and underscores, at most 58; choose another with --host.")
     if agents.RESERVED.fullmatch(host):
         raise CannotJoin(f"{host} is a name of the cloud's own; choose another with --host.")
+
+
+def _joined_before(host: str) -> CannotJoin:
+    return CannotJoin(f"A host {host} has joined before; it needs a token of its own: `kilonova join-token --host {host}`.")
 
 
 def _address(text: str) -> str:

@@ -51,6 +51,7 @@ _GIVE_BACK = prepared(
 _SWEEP = prepared(sa.delete(join_tokens).where(_t.expires_at < _bind("before")))
 _INSERT_HOST = inserted(joined_hosts)
 _HOST = prepared(sa.select(*(_h[name] for name in _HOST_FIELDS)).where(_h.host == _bind("host")))
+_DELETE_HOST = prepared(sa.delete(joined_hosts).where(_h.host == _bind("which_host"), _h.certificate_sha256 == _bind("sha256")))
 _HOSTS = prepared(sa.select(*(_h[name] for name in _HOST_FIELDS)).order_by(_h.host))
 
 
@@ -100,6 +101,19 @@ async def put_host(tx: Transaction, joined: JoinedHost) -> None:
     values = msgspec.structs.asdict(joined)
     if not await _change(tx, joined.host, sa.true(), **{k: v for k, v in values.items() if k != "host"}):
         await tx.run(_INSERT_HOST, values)
+
+
+async def insert_host(tx: Transaction, joined: JoinedHost) -> None:
+    """Raises Duplicate."""
+    await tx.run(_INSERT_HOST, msgspec.structs.asdict(joined))
+
+
+async def restore(tx: Transaction, joined: JoinedHost, before: JoinedHost | None) -> None:
+    """It did not join after all."""
+    if before is not None:
+        await put_host(tx, before)
+    else:
+        await tx.run(_DELETE_HOST, {"which_host": joined.host, "sha256": joined.certificate_sha256})
 
 
 async def renewed(tx: Transaction, name: str, shown_sha256: str, certificate_sha256: str, until: int) -> bool:
