@@ -22,7 +22,7 @@ from kilonova.network.domain.topology import Topology
 
 SIDE_BY_SIDE = 8
 CALL_TIMEOUT_S = 120.0
-PAUSE = 29
+PAUSE = 99
 """A round of news is followed by a pause this many times as long as it took, at most MAX_WINDOW_S."""
 MAX_WINDOW_S = 2.0
 

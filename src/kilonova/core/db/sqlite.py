@@ -49,9 +49,14 @@ class _Connection:
         """Tables with changes that are not committed; "" when one is not known. For asking only: it has no order."""
 
     async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
-        compiled = self._compile(statement)
+        return self.read_all(statement, parameters)
+
+    def read_all(self, statement: Any, parameters: Parameters) -> list[Row]:
+        compiled = statement.compiled.get("sqlite") if statement.__class__ is Prepared else None
+        if compiled is None:
+            compiled = self._compile(statement)
         sql, arguments = compiled.arguments(parameters)
-        if not self._keeps(compiled):
+        if not compiled.kept or not self._keeps(compiled):
             return self._all(compiled, sql, arguments)
         key = (True, sql, *arguments)
         found = self._kept.find(compiled, key)
@@ -62,9 +67,14 @@ class _Connection:
         return list(rows)
 
     async def one(self, statement: Any, parameters: Parameters = NONE) -> Row | None:
-        compiled = self._compile(statement)
+        return self.read_one(statement, parameters)
+
+    def read_one(self, statement: Any, parameters: Parameters) -> Row | None:
+        compiled = statement.compiled.get("sqlite") if statement.__class__ is Prepared else None
+        if compiled is None:
+            compiled = self._compile(statement)
         sql, arguments = compiled.arguments(parameters)
-        if not self._keeps(compiled):
+        if not compiled.kept or not self._keeps(compiled):
             return self._one(compiled, sql, arguments)
         key = (False, sql, *arguments)
         found = self._kept.find(compiled, key)
@@ -77,41 +87,38 @@ class _Connection:
 
     def _keeps(self, compiled: Compiled) -> bool:
         """Not while a table of its is written in the open group: that may still be undone."""
-        if not compiled.kept or compiled.reads is None:
-            return False
-        written = self.written
-        return not written or ("" not in written and written.isdisjoint(compiled.reads))
+        reads, written = compiled.reads, self.written
+        return reads is not None and (not written or ("" not in written and written.isdisjoint(reads)))
 
-    def _all(self, compiled: Compiled, sql: str, arguments: list[Any]) -> list[Row]:
+    def _all(self, compiled: Compiled, sql: str, arguments: Sequence[Any]) -> list[Row]:
         rows = self._connection.execute(sql, arguments).fetchall()
         return [compiled.converted(row) for row in rows] if compiled.results else rows
 
-    def _one(self, compiled: Compiled, sql: str, arguments: list[Any]) -> Row | None:
+    def _one(self, compiled: Compiled, sql: str, arguments: Sequence[Any]) -> Row | None:
         cursor = self._connection.execute(sql, arguments)
-        row = cursor.fetchone()
+        row: Row | None = cursor.fetchone()
         if row is None:
             return None
         cursor.close()
-        return compiled.converted(row) if compiled.results else tuple(row)
+        return compiled.converted(row) if compiled.results else row
 
     async def run(self, statement: Any, parameters: Parameters = NONE) -> int:
-        compiled = self._compile(statement)
+        compiled = statement.compiled.get("sqlite") if statement.__class__ is Prepared else None
+        if compiled is None:
+            compiled = self._compile(statement)
         sql, arguments = compiled.arguments(parameters)
         try:
             cursor = self._connection.execute(sql, arguments)
         except sqlite3.IntegrityError as error:
             raise _integrity(error) from None
-        self._wrote(compiled)
+        self.written.add(compiled.writes)
         return cursor.rowcount
-
-    def _wrote(self, compiled: Compiled) -> None:
-        self.written.add(compiled.table.name if compiled.table is not None else "")
 
     async def many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None:
         if not parameters:
             return
         compiled = self._compile(statement)
-        self._wrote(compiled)
+        self.written.add(compiled.writes)
         rows = [compiled.arguments(p)[1] for p in parameters]
         try:
             self._connection.executemany(compiled.sql, rows)
@@ -207,10 +214,10 @@ class SQLite:
         return self._kept.commits
 
     async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
-        return await self._for(statement).all(statement, parameters)
+        return self._for(statement).read_all(statement, parameters)
 
     async def one(self, statement: Any, parameters: Parameters = NONE) -> Row | None:
-        return await self._for(statement).one(statement, parameters)
+        return self._for(statement).read_one(statement, parameters)
 
     def _for(self, statement: Any) -> _Connection:
         """Where to read: see the top of this file."""
