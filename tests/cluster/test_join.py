@@ -172,7 +172,13 @@ def test_machines_join_and_run_servers() -> None:
         assert "has been used (one); a token works once" in two.join(token, ok=False)
         two.join(cloud.token("--host", "two"))
         one.run()
+        assert "The cloud is up" in kilonova("join", "--detach", "--state", str(two.state))
+        kilonova("down", "--state", str(two.state))
         two.run("join")
+        for machine in (one, two):
+            assert machine.child is not None
+            loaded = Path(f"/proc/{machine.child.pid}/maps").read_text()
+            assert "/sqlalchemy/" not in loaded and "asyncpg" not in loaded
         ids = cloud.api.prepare()
         servers = [cloud.api.boot(ids, f"s{n}") for n in range(4)]
         hosts = [cloud.api.until(server, "ACTIVE")["server"]["OS-EXT-SRV-ATTR:host"] for server in servers]
