@@ -38,6 +38,8 @@ five minutes."""
 PATIENT_S = 2.0
 """Between looks at a database or a broker that is away."""
 BATCH = 500
+TIDY_S = 5.0
+"""After an operation was lost, until what its last step made is put away."""
 NOBODY = ""
 A = TypeVar("A")
 
@@ -108,6 +110,9 @@ class Verb(msgspec.Struct, frozen=True):
     recover: Callable[[Operation], Coroutine[Any, Any, None]]
     give_up: Callable[[Operation, Error], Coroutine[Any, Any, None]]
     """Settle with a fault whatever can still be settled."""
+    overtaken: Callable[[Operation], Coroutine[Any, Any, None]] | None = None
+    """After another runner has taken it over from this one, which was asleep and may have done one more step when it woke: put away what
+    that step made, if nobody else can want it."""
 
 
 class _Running:
@@ -144,6 +149,8 @@ class Operations:
         self.given_up = 0
         self._pauses = 0
         self._asleep: dict[int, asyncio.Event] = {}
+        self._taking: dict[str, None] = {}
+        """Operations that somebody in this process is claiming at this moment."""
         self._opened: dict[str, float] = {}
         """Operations that this runner has opened and not started yet, with the monotonic time until which they may."""
         c, bind = table.c, sa.bindparam
@@ -208,14 +215,24 @@ class Operations:
 
     async def take_up(self, op_id: str) -> bool:
         """Claim and run an operation that has no runner. False when somebody else was quicker, or it is settled."""
-        row = await self.db.one(self._get, {"id": op_id})
-        if row is None or op_id in self.running or _operation(row).lease_until >= self.db.now_us():
-            return False
-        mine = await self._take(_operation(row))
-        if mine is None:
-            return False
-        self.start(mine, recover=mine.attempts > 1)
-        return True
+        return await self._claimed(op_id, lambda op: op.lease_until < self.db.now_us()) is not None
+
+    async def _claimed(self, op_id: str, free: Callable[[Operation], bool]) -> Operation | None:
+        """Claim it and run it here, unless it runs here already, somebody here is about to, or it is not free."""
+        if op_id in self.running or op_id in self._taking:
+            return None
+        self._taking[op_id] = None
+        try:
+            row = await self.db.one(self._get, {"id": op_id})
+            known = _operation(row) if row is not None else None
+            if known is None or op_id in self.running or not free(known):
+                return None
+            mine = await self._take(known)
+            if mine is not None:
+                self.start(mine, recover=mine.attempts > 1)
+            return mine
+        finally:
+            del self._taking[op_id]
 
     async def _run(self, running: _Running, *, recover: bool) -> None:
         op = running.op
@@ -241,7 +258,7 @@ class Operations:
                 running.valid_until = self.runtime.monotonic() + LEASE_S
                 recover = True
         except LostLease:
-            self.log.warning("operation was taken over", operation=op.id, verb=op.verb, resource=op.resource_id)
+            self._overtaken(op)
         finally:
             if self.running.get(op.id) is running:
                 del self.running[op.id]
@@ -348,13 +365,9 @@ class Operations:
         for op_id, owner, lease_until in await self.db.all(self._idle, {"me": self.owner, "now": now, "all": int(everything)}):
             if op_id in self.running or op_id in self._opened or (owner != self.owner and not everything and lease_until >= now):
                 continue
-            row = await self.db.one(self._get, {"id": op_id})
-            if row is None:
-                continue
-            mine = await self._take(_operation(row))
+            mine = await self._claimed(op_id, lambda op: everything or op.owner == self.owner or op.lease_until < now)
             if mine is not None:
                 self.log.info("operation adopted", operation=mine.id, verb=mine.verb, resource=mine.resource_id, step=mine.step)
-                self.start(mine, recover=mine.attempts > 1)
                 taken += 1
         return taken
 
@@ -385,8 +398,19 @@ class Operations:
                 if op_id in held and held[op_id] == running.op.epoch:
                     running.valid_until = began + LEASE_S
                 elif op_id not in held and running.task is not None and self.runtime.monotonic() >= running.valid_until:
-                    self.log.warning("operation was taken over", operation=op_id, verb=running.op.verb, resource=running.op.resource_id)
                     running.task.cancel()
+                    self._overtaken(running.op)
+
+    def _overtaken(self, op: Operation) -> None:
+        self.log.warning("operation was taken over", operation=op.id, verb=op.verb, resource=op.resource_id)
+        tidy = self.verbs[op.verb].overtaken
+        if tidy is not None and not self.tasks.closed:
+            self.tasks.start(f"after the loss of {op.verb} {op.resource_id}", self._tidied(tidy, op))
+
+    async def _tidied(self, tidy: Callable[[Operation], Coroutine[Any, Any, None]], op: Operation) -> None:
+        """What was on its way has arrived by then."""
+        await self.runtime.sleep(TIDY_S)
+        await tidy(op)
 
 
 def _operation(row: tuple[Any, ...]) -> Operation:

@@ -291,11 +291,22 @@ async def _wired(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
         first=first,
     )
     nics = tuple(nic_of(n) for n in await c.network.allocate(op.ctx, request))
+    if not c.api_ops.valid(op.id):
+        await _still_ours(c, op)
     if nics:
         await c.network.wait_wired(op.ctx, server.id, c.settings["DEFAULT"].vif_plugging_timeout)
     return msgspec.structs.replace(
         server, nics=nics, host=host.host, node=host.hypervisor_hostname, availability_zone=host.availability_zone
     )
+
+
+async def overtaken(c: ComputeService, op: Operation) -> None:
+    """A step that a sleeper made when it woke may have come after another runner, and even the server's delete, were done. What is of a
+    server that is not deleted is the other runner's too; or it is in ERROR, and its delete frees all."""
+    mapping = await mappings.get(c.api_db, op.resource_id)
+    if mapping is None or mapping.deleting:
+        await c.network.release(op.ctx, op.resource_id)
+        await c.placement.release(op.ctx, op.resource_id, up_to=op.epoch)
 
 
 def _fence(op: Operation, number: int) -> rpc.Fence:
@@ -356,7 +367,7 @@ async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, h
         if await servers.get(tx, server.id) is None:
             await servers.insert(tx, msgspec.structs.replace(server, revision=server.revision + 1, updated_at=now, **changes))
             await actions.insert(tx, _action(op, server))
-        elif not await servers.update_at(tx, server.id, GENERATION, now, **changes):
+        elif not await servers.place(tx, server.id, GENERATION, now, **changes):
             raise Superseded(server=server.id)
 
     try:
@@ -399,8 +410,9 @@ def _event(c: ComputeService, op: Operation, host: str | None, error: Error | No
 async def _settle(c: ComputeService, op: Operation, server: Server, cell: Cell, power_state: int) -> None:
     async def body(tx: Transaction) -> None:
         now = c.runtime.now_us()
+        where = {"host": server.host, "node": server.node, "availability_zone": server.availability_zone}  # whatever a late runner wrote
         if not await servers.update_at(
-            tx, server.id, GENERATION, now, state="active", task=None, power_state=power_state, launched_at=now, nics=server.nics
+            tx, server.id, GENERATION, now, state="active", task=None, power_state=power_state, launched_at=now, nics=server.nics, **where
         ):
             raise Superseded(server=server.id)
         await actions.end(tx, op.id, now, None)

@@ -1,5 +1,7 @@
 """The verbs by name, as operations store them."""
 
+import functools
+
 from kilonova.compute.ops import create, delete, reboot, rebuild, snapshot, start, stop
 from kilonova.compute.service import ComputeService
 from kilonova.core.errors import Error
@@ -21,7 +23,8 @@ def register(c: ComputeService) -> None:
         async def bound_give_up(op: Operation, error: Error) -> None:
             await give_up(c, op, error)
 
-        return Verb(bound_run, bound_recover, bound_give_up)
+        overtaken = getattr(module, "overtaken", None)
+        return Verb(bound_run, bound_recover, bound_give_up, functools.partial(overtaken, c) if overtaken else None)
 
     c.api_ops.verbs = {"create": verb(create), "delete": verb(delete)}
     c.cell_verbs |= {

@@ -25,6 +25,7 @@ _updates: dict[tuple[tuple[str, ...], str, bool], Prepared] = {}
 
 IF_ALIVE = "alive"
 IF_GENERATION = "generation"
+IF_BUILDING = "building"
 IF_ALLOWED = "allowed"
 
 
@@ -75,9 +76,11 @@ def _update(columns: tuple[str, ...], condition: str, *, new_verb: bool = False)
     found = _updates.get(key)
     if found is None:
         where: list[Any] = [t.c.id == sa.bindparam("key"), t.c.deleted == sa.false()]
-        if condition == IF_GENERATION:
+        if condition in (IF_GENERATION, IF_BUILDING):
             where.append(t.c.generation == sa.bindparam("at_generation"))
-        elif condition == IF_ALLOWED:
+        if condition == IF_BUILDING:
+            where.append(t.c.state == sa.bindparam("building"))
+        if condition == IF_ALLOWED:
             where += [
                 t.c.state.in_(sa.bindparam("states", expanding=True)),
                 sa.func.coalesce(t.c.task, "").in_(sa.bindparam("tasks", expanding=True)),
@@ -101,6 +104,13 @@ async def update_at(tx: Transaction, server_id: str, generation: int, now: int, 
     changes["updated_at"] = now
     values = {"key": server_id, "at_generation": generation, **{"to_" + k: v for k, v in changes.items()}}
     return await tx.run(_update(tuple(changes), IF_GENERATION), values)
+
+
+async def place(tx: Transaction, server_id: str, generation: int, now: int, **changes: Any) -> int:
+    """The same, only while it is being built: a runner that was asleep comes too late."""
+    changes["updated_at"] = now
+    values = {"key": server_id, "at_generation": generation, "building": "building", **{"to_" + k: v for k, v in changes.items()}}
+    return await tx.run(_update(tuple(changes), IF_BUILDING), values)
 
 
 async def begin(tx: Transaction, server_id: str, states: Sequence[str], tasks: Sequence[str | None], now: int, task: str) -> int:
