@@ -32,15 +32,19 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="side by side")
     parser.add_argument("--log", type=Path, help="write the event log of a single seed there")
     parser.add_argument("--write", action="store_true", help="append a line to docs/simulated-hours.md")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--several", action="store_true", default=None, help="a cloud of several processes, whatever the seed says")
+    shape.add_argument("--one", action="store_false", dest="several", help="a cloud of one process, whatever the seed says")
     asked = parser.parse_args()
     if asked.seed is not None:
-        return single(asked.seed, asked.minutes, asked.log)
-    return many(range(asked.first, asked.first + asked.seeds), asked.minutes, asked.jobs, write=asked.write)
+        return single(asked.seed, asked.minutes, asked.log, several=asked.several)
+    seeds = range(asked.first, asked.first + asked.seeds)
+    return many(seeds, asked.minutes, asked.jobs, write=asked.write, several=asked.several)
 
 
-def single(seed: int, minutes: float, log: Path | None) -> int:
+def single(seed: int, minutes: float, log: Path | None, *, several: bool | None) -> int:
     began = time.process_time()
-    result = ordeal.run(seed, minutes)
+    result = ordeal.run(seed, minutes, several=several)
     if log is not None:
         log.write_text("\n".join(result.log) + "\n")
     answers = " ".join(f"{status}:{count}" for status, count in result.statuses.items())
@@ -55,7 +59,7 @@ def single(seed: int, minutes: float, log: Path | None) -> int:
     return 1 if result.failures else 0
 
 
-def many(seeds: range, minutes: float, jobs: int, *, write: bool) -> int:
+def many(seeds: range, minutes: float, jobs: int, *, write: bool, several: bool | None) -> int:
     began = time.monotonic()
     children: dict[int, tuple[int, int, float]] = {}
     waiting = list(seeds)[::-1]
@@ -64,7 +68,7 @@ def many(seeds: range, minutes: float, jobs: int, *, write: bool) -> int:
     requests = faults = done = 0
     while waiting or children:
         while waiting and len(children) < jobs:
-            pipe, pid, seed = *_forked(waiting[-1], minutes), waiting.pop()
+            pipe, pid, seed = *_forked(waiting[-1], minutes, several), waiting.pop()
             children[pipe] = (pid, seed, time.monotonic())
         ready, _, _ = select.select(list(children), [], [], 1.0)
         late = [pipe for pipe, (_, _, at) in children.items() if time.monotonic() - at > PATIENCE_S]
@@ -82,9 +86,8 @@ def many(seeds: range, minutes: float, jobs: int, *, write: bool) -> int:
             if found["failures"]:
                 failed[seed] = found["failures"]
                 print(f"seed {seed} failed: {found['failures'][0][:400]}", flush=True)
-                print(
-                    f"  again: .venv/bin/python tools/sim.py --seed {seed} --minutes {minutes:g} --log /tmp/sim.log   (commit {commit()})"
-                )
+                again = f"tools/sim.py --seed {seed} --minutes {minutes:g}{_shape(several)} --log /tmp/sim.log"
+                print(f"  again: .venv/bin/python {again}   (commit {commit()})")
             if done % 50 == 0:
                 print(
                     f"{done} seeds, {len(failed)} failed, {simulated_s / 3600:.1f} h simulated, {cpu_s / done:.1f} s of CPU each",
@@ -100,7 +103,11 @@ def many(seeds: range, minutes: float, jobs: int, *, write: bool) -> int:
     return 1 if failed else 0
 
 
-def _forked(seed: int, minutes: float) -> tuple[int, int]:
+def _shape(several: bool | None) -> str:
+    return "" if several is None else " --several" if several else " --one"
+
+
+def _forked(seed: int, minutes: float, several: bool | None) -> tuple[int, int]:
     """(pipe, process) of a child that simulates and writes what it found as JSON."""
     mine, theirs = os.pipe()
     sys.stdout.flush()
@@ -110,15 +117,15 @@ def _forked(seed: int, minutes: float) -> tuple[int, int]:
         return mine, pid
     os.close(mine)
     try:
-        os.write(theirs, json.dumps(_simulated(seed, minutes)).encode()[:60_000])
+        os.write(theirs, json.dumps(_simulated(seed, minutes, several)).encode()[:60_000])
     finally:
         os._exit(0)
 
 
-def _simulated(seed: int, minutes: float) -> dict[str, Any]:
+def _simulated(seed: int, minutes: float, several: bool | None) -> dict[str, Any]:
     began = time.process_time()
     try:
-        result = ordeal.run(seed, minutes)
+        result = ordeal.run(seed, minutes, several=several)
     except BaseException as error:
         return {"failures": [f"the simulation itself: {type(error).__name__}: {error}"]}
     return {

@@ -34,6 +34,8 @@ from kilonova.testing.asgi import Client
 from kilonova.testing.cloud import WholeCloud
 from kilonova.testing.faults import FaultRuntime, FaultyDataplane, FaultyHypervisor, FaultyStore, Weather, Wires
 from kilonova.testing.invariants import Watch, at_rest, open_operations
+from kilonova.testing.processes import WorldLoop
+from kilonova.testing.several import Several
 from kilonova.testing.simulation import Killed
 from kilonova.testing.workload import PEOPLE, Told, Workload
 
@@ -455,11 +457,18 @@ class Life:
             self.runtime.note(f"{host} is gone again before it was back")
 
 
-def run(seed: int, minutes: float = MINUTES, *, hosts: int = HOSTS) -> Result:
-    """One seed from beginning to end. The state lies in a folder of its own, which is removed."""
+def several_processes(seed: int) -> bool:
+    """The shape that a seed stands for: every third is a cloud of several processes."""
+    return seed % 3 == 2
+
+
+def run(seed: int, minutes: float = MINUTES, *, hosts: int = HOSTS, several: bool | None = None) -> Result:
+    """One seed from beginning to end. The state lies in a folder of its own, which is removed. several: other than the seed says."""
     folder = tempfile.mkdtemp(prefix="kilonova-sim-", dir=_memory())
     world = World(seed, minutes, folder, hosts)
     try:
+        if several if several is not None else several_processes(seed):
+            _several(world)
         while not world.done and not world.failures and world.lives < 200:
             world.lives += 1
             _life(world)
@@ -502,6 +511,28 @@ def _life(world: World) -> None:
         runtimes[0].note(f"process {world.lives} has ended")
         if not world.done and world.last is not None:
             world.last.db.abandon()  # type: ignore[attr-defined]
+
+
+def _several(world: World) -> None:
+    """A cloud whose processes come and go; the world itself does not end before the story does."""
+    runtimes: list[FaultRuntime] = []
+
+    async def clients(several: Several) -> None:
+        while True:
+            await several.runtime.sleep(world.wishes.expovariate(1 / GAP_REQUEST_S))
+            several.tasks.start("client", several.work.one())
+
+    async def story(runtime: FaultRuntime) -> None:
+        runtimes.append(runtime)
+        several = Several(world, runtime, SETTINGS, _Log)
+        await several.run(world.minutes, clients=clients, look_s=LOOK_S, rest_s=REST_S, aftermath_s=AFTERMATH_S)
+
+    try:
+        simulation.run(story, hash_of(world.seed, 0), kind=FaultRuntime, loop=WorldLoop())
+    except Exception as error:
+        world.failed(f"the story ended with {type(error).__name__}: {error} ({_where(error)})")
+    world.after(runtimes[0])
+    world.done = True
 
 
 def hash_of(seed: int, life: int) -> int:

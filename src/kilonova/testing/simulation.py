@@ -141,9 +141,10 @@ def run(
     kill_at: int | None = None,
     start: float = 0.0,
     kind: Callable[..., R] = SimRuntime,  # type: ignore[assignment]
+    loop: VirtualLoop | None = None,
 ) -> tuple[T | None, R]:
     """Run a story to its end, or to its death at `kill_at` (then the result is None). Raises what the story raises."""
-    loop = VirtualLoop()
+    loop = loop or VirtualLoop()
     runtime = kind(loop, seed, kill_at=kill_at, start=start)
     collecting = gc.isenabled()
     gc.disable()
@@ -153,11 +154,11 @@ def run(
             try:
                 result: T | None = loop.run_until_complete(_told(story, runtime))
             except Killed as death:
-                _bury(loop, death)
+                bury(loop, death)
                 asyncio.events._set_running_loop(None)
                 return None, runtime
             except BaseException as error:
-                _bury(loop, error)
+                bury(loop, error)
                 if alarms:
                     raise WallClock("; ".join(dict.fromkeys(alarms))) from error
                 raise
@@ -170,7 +171,8 @@ def run(
             gc.enable()
 
 
-def _bury(loop: VirtualLoop, why: BaseException) -> None:
+def bury(loop: VirtualLoop, why: BaseException | None) -> None:
+    """Keep what the dead were at from being collected."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
