@@ -57,8 +57,8 @@ def gather(config_files: tuple[str, ...], state: str | None) -> Any:
     from kilonova.core.http import MAX_BODY
 
     path = _state(config_files, state)
-    own = path / "kilonova.conf" if path else None
-    files = readable(config_files) or ((str(own),) if own is not None and own.exists() else ())
+    own = [path / "kilonova.conf", path / "join" / "kilonova.conf"] if path else []
+    files = readable(config_files) or tuple(str(name) for name in own if name.exists())[:1]
     try:
         conf = config.build(tables(), files)
     except config.ConfigError as error:
