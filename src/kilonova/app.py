@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from kilonova.admission import Judge
 from kilonova.compute import config as compute_config
 from kilonova.compute.cell_opening import opener
 from kilonova.compute.edge import edge as compute_edge
@@ -15,7 +14,7 @@ from kilonova.compute.ops.register import register as register_compute
 from kilonova.compute.policies import RULES as COMPUTE_RULES
 from kilonova.compute.rpc import HostClaim, ReadPiece, StoreImage
 from kilonova.compute.service import CONDUCTORS, ComputeService
-from kilonova.compute.store import fitness, joins
+from kilonova.compute.store import fitness
 from kilonova.compute.store.migrations.api import HISTORY as COMPUTE_API_TABLES
 from kilonova.compute.store.migrations.cell import HISTORY as COMPUTE_CELL_TABLES
 from kilonova.core import config as config_module
@@ -148,8 +147,8 @@ class Cloud:
         """Of compute's api side."""
         self.embedded = not self.conf["transport_url"]
         """One process has everything: its database and its bus are its own."""
-        self.judge: Judge | None = None
-        """Of what joined hosts say, where there is a broker."""
+        self.judge: Any = None
+        """Of what joined hosts say, where there is a broker (Judge)."""
         self.broker: Any = None if self.embedded else self._broker()
         """The bus, where it is one over a broker (RabbitBus)."""
         self.bus: Bus = self.broker or InProcessBus(runtime, self.log.child("bus"))
@@ -365,6 +364,7 @@ class Cloud:
         return service
 
     def _broker(self) -> Bus:
+        from kilonova.admission import Judge
         from kilonova.core.bus.rabbitmq import RabbitBus
 
         options = rabbit_options(self.settings(BUS_OPTIONS))
@@ -514,6 +514,8 @@ class WhatIsKnown:
         return await self._cloud.bound_network.server_of(service_context("metadata"), ip=ip, network_id=network_id, router_id=router_id)
 
     async def joined_from(self, host: str) -> str | None:
+        from kilonova.compute.store import joins
+
         joined = await joins.host(self._cloud.api_db, host)
         return joined.my_ip if joined is not None else None
 
