@@ -8,7 +8,8 @@ that is down. A guest of nobody is ended; of a server that no verb is working on
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from kilonova.compute import rpc
@@ -37,6 +38,16 @@ class HypervisorFailed(Error):
     title = "{reason}"
 
 
+class _Turn:
+    """Of the commands for one server. A lock that somebody waits for must not be forgotten, even while nobody holds it."""
+
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
 class ComputeAgent:
     def __init__(
         self,
@@ -63,7 +74,7 @@ class ComputeAgent:
         self._report_interval_s = report_interval_s
         self._seen: dict[str, tuple[int, int, int]] = {}
         """Server -> generation, epoch and number of the highest command."""
-        self._turns: dict[str, asyncio.Lock] = {}
+        self._turns: dict[str, _Turn] = {}
 
     async def start(self) -> None:
         """Start the driver, take commands, and introduce this host (again and again, while nobody takes its report)."""
@@ -135,7 +146,7 @@ class ComputeAgent:
 
     async def _remove(self, server_id: str, seen: tuple[int, int, int] | None) -> None:
         """End a guest that belongs to nobody, unless a command for it has come meanwhile."""
-        async with self._turns.setdefault(server_id, asyncio.Lock()):
+        async with self._turn(server_id):
             if self._seen.get(server_id) == seen:
                 self.log.warning("guest belongs to no server; removing it", server=server_id, host=self.host)
                 try:
@@ -164,11 +175,20 @@ class ComputeAgent:
 
     # ---- commands
 
+    @contextlib.asynccontextmanager
+    async def _turn(self, server_id: str) -> AsyncIterator[None]:
+        turn = self._turns.setdefault(server_id, _Turn())
+        turn.users += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.users -= 1
+
     async def _ordered(self, fence: rpc.Fence, server_id: str, verb: Callable[[], Awaitable[Any]]) -> Any:
         mine = (fence.generation, fence.epoch, fence.number)
         self._admit(server_id, mine)
-        turn = self._turns.setdefault(server_id, asyncio.Lock())
-        async with turn:
+        async with self._turn(server_id):
             self._admit(server_id, mine)
             try:
                 self.runtime.point(f"driver {self.host}")
@@ -205,7 +225,7 @@ class ComputeAgent:
 
         done: rpc.Done = await self._ordered(command.fence, command.server_id, verb)
         turn = self._turns.get(command.server_id)
-        if turn is not None and not turn.locked():
+        if turn is not None and not turn.users:
             self._turns.pop(command.server_id, None)
         if len(self._seen) > 100_000:
             self._seen = {k: v for k, v in self._seen.items() if k in self._turns}
