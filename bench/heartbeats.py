@@ -2,7 +2,7 @@
 
     bench/heartbeats.py [--agents N] [--processes N] [--seconds S] [--full]
 
-Starts everything on loopback: 2 API and 2 conductor processes, and N hosts with a compute agent and a network agent each (fake drivers), every
+Starts everything on loopback: 2 API and 2 conductor processes, and N hosts with a compute and a network agent each (fake drivers), every
 one with heartbeats of its own as from a machine of its own: compute's each 10 s, the network agent's each 30 s. The hosts share few
 processes, and a connection to the broker each, since a thousand processes do not fit here; what the control plane is sent is the same.
 CPU time is taken from /proc over the same number of seconds without hosts and with them.
@@ -162,7 +162,7 @@ def measure(given: argparse.Namespace, cluster: Cluster, others: dict[str, int],
     busy = measured(control | others | agents, given.seconds)
     assert hosts_up(api) == share * given.processes, "a host is down"
     kind = "heartbeats, reports and synchronisations" if given.full else "heartbeats alone"
-    print(f"{share * given.processes} hosts, {kind}, {given.seconds:.0f} s each; all were up {took_s:.0f} s after their start. Per cent of one core:")
+    print(f"{share * given.processes} hosts, {kind}, {given.seconds:.0f} s each; all were up after {took_s:.0f} s. Per cent of one core:")
     print(f"  {'':<14}{'idle':>8}{'hosts':>8}{'more':>8}")
     for name in [*control, *others]:
         print(f"  {name:<14}{idle[name]:>8.2f}{busy[name]:>8.2f}{busy[name] - idle[name]:>8.2f}")
