@@ -556,7 +556,13 @@ def test_what_is_refused_and_what_ends() -> None:
             join_client.renew(controllers, mine, stolen, request)
         for _ in range(2):
             kilonova("join", "--renew", "--state", str(one.state))
+        asyncio.run(grown_old(cloud, one))
         one.run()
+        end = time.monotonic() + 20
+        while "the host's certificate was renewed" not in one.log():
+            assert time.monotonic() < end, one.log()[-2000:]
+            time.sleep(0.1)
+        assert certificates.ends_at(certificate_of(one)) > time.time() * 1e6 + 80 * certificates.DAY_US
         secrets = [password_of(one), read_token(token).secret.hex(), token, one.transport_url()]
         texts = [path.read_text(errors="replace") for path in cloud.folder.glob("*/log/*")] + [cloud.front.log(), one.log()]
         texts += [path.read_text(errors="replace") for path in cloud.folder.glob("*.out")] + [
@@ -564,6 +570,24 @@ def test_what_is_refused_and_what_ends() -> None:
         ]
         for secret in secrets:
             assert not any(secret in text for text in texts)
+
+
+async def grown_old(cloud: Joinable, machine: Machine) -> None:
+    """As if it had been given its certificate 80 days ago."""
+    connection = await asyncpg.connect(cloud.database.url())
+    row = await connection.fetchrow("SELECT certificate, private_key FROM join_authority")
+    request, key = certificates.new_request(machine.name)
+    then = int(time.time() * 1e6) - 80 * certificates.DAY_US
+    old = certificates.sign((row[0], row[1]), request, f"agent.{machine.name}", then, 90)
+    (machine.state / "join" / "host.pem").write_text(key + old)
+    given = certificates.fingerprint(old)
+    await connection.execute("UPDATE joined_hosts SET certificate_sha256 = $1 WHERE host = $2", given, machine.name)
+    await connection.close()
+
+
+def certificate_of(machine: Machine) -> str:
+    text = (machine.state / "join" / "host.pem").read_text()
+    return text[text.find("-----BEGIN CERTIFICATE") :]
 
 
 # ---------------------------------------------------------------- TLS to the broker, and rabbitmqctl
