@@ -243,6 +243,13 @@ class Member(Rabbit):
             "net_ticktime = 8\n"
         )
 
+    def view(self) -> str:
+        """The nodes that it sees running, and those that it was parted from and has not healed with; empty when it does not answer."""
+        try:
+            return self.control("eval", "{lists:sort(rabbit_mnesia:cluster_nodes(running)), rabbit_node_monitor:partitions()}.").strip()
+        except subprocess.SubprocessError:
+            return ""
+
     def _inside(self, command: list[str]) -> list[str]:
         return ["nsenter", f"--net=/run/netns/{self.namespace}", "--", *command]
 

@@ -88,6 +88,8 @@ class Disasters:
         self.tell(f"{disaster.kind}: {disaster.what}")
         try:
             await disaster.run()
+            if "control" in disaster.touches and len(self.stand.brokers) > 1:
+                await self._heal_brokers()
         except Exception as error:
             self.failed.append(f"{disaster.kind}: {disaster.what}: {error!r}")
             self.tell(f"the disaster itself failed: {error!r}")
@@ -97,6 +99,27 @@ class Disasters:
 
     def length(self, least_s: float, most_s: float) -> float:
         return min(self.chance.uniform(least_s, most_s), self.longest_s)
+
+    async def _heal_brokers(self) -> None:
+        """What an operator does whose broker's nodes do not find together again: restart those that are not with the most."""
+        brokers = self.stand.brokers
+        for looks in range(1, 13):
+            await asyncio.sleep(4)
+            views = {machine: await asyncio.to_thread(broker.view) for machine, broker in brokers.items()}
+            if len(set(views.values())) == 1 and next(iter(views.values())).endswith(",[]}") and views["c1"].count("@") == len(brokers):
+                return
+            if looks % 4:
+                continue
+            best = max(views, key=lambda machine: views[machine].partition("]")[0].count("@"))
+            self.counts["broker split for good"] += 1
+            self.tell(f"  the broker's nodes stay apart: {views}; all but {best} are restarted")
+            for machine, broker in brokers.items():
+                if machine != best:
+                    await asyncio.to_thread(broker.kill)
+                    broker.launch()
+            for broker in brokers.values():
+                await asyncio.to_thread(broker.wait)
+        raise RuntimeError("the broker's nodes do not find together")
 
     # ---- processes
 
