@@ -47,6 +47,7 @@ class Broker:
         """What is under way is gone; processes connect anew some time after it is back."""
         self.away_until = self.world.time() + seconds
         for end in self.ends:
+            end.at.clear()
             end.process.loop.call_soon(end.lost)
             self.world.call_later(seconds + self._chance.uniform(0.1, BACK_S), end.reconnect)
 
@@ -181,6 +182,8 @@ class SimBus:
             answer = wire.refusal(wire.RemoteFailed(address=address))
         if reply is not None and self.connected:
             self.broker.post(self.process.name, "replies", lambda: reply(answer))
+        elif reply is not None:
+            self.at.pop(reply, None)
 
     # ---- calls
 
@@ -223,7 +226,7 @@ class SimBus:
         broker.post(self.process.name, address, deliver)
         try:
             async with asyncio.timeout(timeout_s):
-                reply = await self._heard(answer, taken)
+                reply = await self._heard(answer, lambda: any(e.process.alive and not e.process.frozen and replied in e.at for e in taken))
         except TimeoutError:
             raise Unreachable(address=address) from None
         finally:
@@ -231,17 +234,16 @@ class SimBus:
         runtime.point(f"called {kind}")
         return wire.read_reply(reply)
 
-    async def _heard(self, answer: "asyncio.Future[bytes]", taken: list["SimBus"]) -> bytes:
+    async def _heard(self, answer: "asyncio.Future[bytes]", at_it: Callable[[], bool]) -> bytes:
         """The answer, as long as whoever works on it gives signs of life. Raises Unreachable."""
-        runtime, silent_s = self.process.runtime, 0.0
+        silent_s = 0.0
         while True:
             done, _ = await asyncio.wait([answer], timeout=SILENT_S / 3)
             if done:
                 return answer.result()
-            at_it = [end for end in taken if end.process.alive and not end.process.frozen and end.at]
-            silent_s = 0.0 if at_it else silent_s + SILENT_S / 3
+            silent_s = 0.0 if at_it() else silent_s + SILENT_S / 3
             if silent_s >= SILENT_S:
-                runtime.note(f"nobody answers {self._waiting.get(answer)}")
+                self.process.runtime.note(f"nobody answers {self._waiting.get(answer)}")
                 raise Unreachable(address=self._waiting.get(answer, ""))
 
     def cast(self, address: str, message: Any) -> None:

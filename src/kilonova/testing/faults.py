@@ -291,7 +291,7 @@ class FaultyStore(MemoryStore):
 
 class _FaultyWriter(MemoryWriter):
     def __init__(self, made: MemoryWriter, store: FaultyStore) -> None:
-        self._store, self._name, self._part = store, made._name, made._part
+        self._store, self._name, self._part, self._data = store, made._name, made._part, made._data
         self._faulty = store
 
     async def write(self, pieces: Sequence[bytes]) -> None:

@@ -49,7 +49,7 @@ REST_S = 900.0
 """By then nothing may be under way any more."""
 AFTERMATH_S = 300.0
 """Once nothing is under way: for the rounds of agents that mend what messages did not tell."""
-HARMLESS = ("Lost", "OSError", "DriverError", "Full", "Disconnected", "OperationalError", "TimeoutError")
+HARMLESS = ("Lost", "OSError", "FileNotFoundError", "DriverError", "Full", "Disconnected", "OperationalError", "TimeoutError")
 """Exceptions that the faults themselves are; any other that is no Error of ours, in the log of errors, is a mistake."""
 SETTINGS = {
     ("quota", "instances"): 40,

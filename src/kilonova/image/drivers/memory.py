@@ -65,15 +65,17 @@ def _entry(name: str) -> Entry:
 class MemoryWriter:
     def __init__(self, store: MemoryStore, name: str, part: str) -> None:
         self._store, self._name, self._part = store, name, part
-        store.disk[part] = bytearray()
+        self._data = store.disk[part] = bytearray()
 
     async def write(self, pieces: Sequence[bytes]) -> None:
         if sum(map(len, self._store.disk.values())) + sum(map(len, pieces)) > self._store.capacity:
             raise Full
         for piece in pieces:
-            self._store.disk[self._part] += piece
+            self._data += piece
 
     async def commit(self) -> None:
+        if self._part not in self._store.disk:
+            raise FileNotFoundError(2, "Somebody has removed it", self._part)  # as a folder would say
         self._store.disk[self._name] = self._store.disk.pop(self._part)
 
     async def abort(self) -> None:
