@@ -81,6 +81,27 @@ def test_lists_of_any_length_again_and_again(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_statement_may_have_lists_and_constants_of_its_own(tmp_path: Path) -> None:
+    statement = prepared(
+        sa.select(things.c.id).where(things.c.on.in_([True]), things.c.size < 4, things.c.name != sa.bindparam("name")).order_by(things.c.id)
+    )
+    grow = prepared(sa.update(things).where(things.c.id == sa.bindparam("key"), things.c.on == sa.true()).values(size=things.c.size + 1))
+
+    async def main() -> None:
+        db = await opened(tmp_path)
+        await db.transact(lambda tx: tx.many(INSERT, [row(i, on=i % 2 == 0) for i in range(6)]))
+        for _ in range(2):
+            assert await db.all(statement, {"name": "n0"}) == [("t2",)]
+            assert await db.all(statement, {"name": "n1"}) == [("t0",), ("t2",)]
+        assert await db.transact(lambda tx: tx.run(grow, {"key": "t2"})) == 1
+        assert await db.one(GET, {"id": "t2"}) == ("t2", "n2", True, (Tag("a"),), 3)
+        with pytest.raises(KeyError):
+            await db.transact(lambda tx: tx.run(grow, {}))
+        await db.stop()
+
+    asyncio.run(main())
+
+
 def test_values_are_converted_both_ways(tmp_path: Path) -> None:
     async def main() -> None:
         db = await opened(tmp_path)

@@ -130,7 +130,7 @@ PLANTED: tuple[tuple[Callable[[pytest.MonkeyPatch], None], str, int], ...] = (
     (_a_silent_host_is_believed_dead, "runs on", 1),
     (_stop_is_forgotten, "no operation owns it", 1),
     (_a_deleted_image_stays_on_the_disk, "no image has it", 1),
-    (_a_lost_commit_is_believed_undone, "dataplane of", 4),
+    (_a_lost_commit_is_believed_undone, "dataplane of", 60),
 )
 """What is planted, what is said of it, and the seed to begin with: the first that finds it."""
 

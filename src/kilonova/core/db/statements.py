@@ -125,6 +125,8 @@ class Compiled:
 
     def _order(self) -> tuple[list[tuple[int, Processor]], Callable[[Any], Any] | None, list[Any] | None]:
         """(positions that are converted, all values at once by their names, the arguments with the statement's own constants in them)"""
+        if self._expanding:
+            return [], None, None
         converters = dict(self.binds)
         places = [(at, converters[name]) for at, name in enumerate(self.names) if name in converters]
         if any(name in self._literals for name in self.names):
