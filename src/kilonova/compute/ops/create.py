@@ -88,12 +88,26 @@ async def run(c: ComputeService, op: Operation) -> None:
         server, cell = await _wanted(c, op)
         if server.state != "active":
             await _build(c, op, args, server, cell)
+        elif not _first(op):
+            await _confirm(c, op, args, server)
     except Superseded:
         c.log.info("create overtaken", server=op.resource_id)
     await c.api_db.transact(lambda tx: c.api_ops.finish(tx, op))
 
 
 recover = run
+
+
+async def _confirm(c: ComputeService, op: Operation, args: CreateArgs, server: Server) -> None:
+    """An earlier runner has settled the server. If it was asleep before it did, a later one may have ended the guest meanwhile: spawn,
+    which changes nothing where the guest is."""
+    if server.host is None:
+        return
+    guest = await guest_of(c, server, image=args.image)
+    try:
+        await c.send(server.host, rpc.Spawn(fence=_fence(op, 1), guest=guest), timeout_s=900)
+    except Overtaken:
+        raise Superseded(server=server.id) from None
 
 
 async def _wanted(c: ComputeService, op: Operation) -> tuple[Server, Cell | None]:
@@ -368,6 +382,9 @@ async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, h
             await servers.insert(tx, msgspec.structs.replace(server, revision=server.revision + 1, updated_at=now, **changes))
             await actions.insert(tx, _action(op, server))
         elif not await servers.place(tx, server.id, GENERATION, now, **changes):
+            found = await servers.get(tx, server.id)
+            if found is not None and not found.deleted and found.generation == GENERATION and found.state == "active":
+                raise LostLease(operation=op.id)  # a late runner has settled it: who adopts this looks after the guest (_confirm)
             raise Superseded(server=server.id)
 
     try:
@@ -408,17 +425,28 @@ def _event(c: ComputeService, op: Operation, host: str | None, error: Error | No
 
 
 async def _settle(c: ComputeService, op: Operation, server: Server, cell: Cell, power_state: int) -> None:
-    async def body(tx: Transaction) -> None:
+    """A row that is no longer being built on this host is another verb's, or has been written by another runner: then the one that holds
+    the operation is right."""
+    surely = False
+
+    async def body(tx: Transaction) -> bool:
         now = c.runtime.now_us()
-        where = {"host": server.host, "node": server.node, "availability_zone": server.availability_zone}  # whatever a late runner wrote
-        if not await servers.update_at(
-            tx, server.id, GENERATION, now, state="active", task=None, power_state=power_state, launched_at=now, nics=server.nics, **where
-        ):
-            raise Superseded(server=server.id)
+        changes = {"state": "active", "task": None, "power_state": power_state, "launched_at": now, "nics": server.nics}
+        if surely:
+            # Whatever a late runner wrote.
+            where = {"host": server.host, "node": server.node, "availability_zone": server.availability_zone}
+            if not await servers.update_at(tx, server.id, GENERATION, now, **changes, **where):
+                raise Superseded(server=server.id)
+        elif not await servers.built(tx, server.id, GENERATION, server.host or "", now, **changes):
+            return False
         await actions.end(tx, op.id, now, None)
         await actions.add_event(tx, _event(c, op, server.host, None, now))
+        return True
 
-    await cell.db.transact(body)
+    if not await cell.db.transact(body):
+        await _still_ours(c, op)
+        surely = True
+        await cell.db.transact(body)
     await notices.settled(c, op.ctx, cell.db, server.id, "create")
 
 

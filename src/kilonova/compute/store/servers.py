@@ -26,6 +26,7 @@ _updates: dict[tuple[tuple[str, ...], str, bool], Prepared] = {}
 IF_ALIVE = "alive"
 IF_GENERATION = "generation"
 IF_BUILDING = "building"
+IF_BUILDING_HERE = "building here"
 IF_ALLOWED = "allowed"
 
 
@@ -76,10 +77,12 @@ def _update(columns: tuple[str, ...], condition: str, *, new_verb: bool = False)
     found = _updates.get(key)
     if found is None:
         where: list[Any] = [t.c.id == sa.bindparam("key"), t.c.deleted == sa.false()]
-        if condition in (IF_GENERATION, IF_BUILDING):
+        if condition in (IF_GENERATION, IF_BUILDING, IF_BUILDING_HERE):
             where.append(t.c.generation == sa.bindparam("at_generation"))
-        if condition == IF_BUILDING:
+        if condition in (IF_BUILDING, IF_BUILDING_HERE):
             where.append(t.c.state == sa.bindparam("building"))
+        if condition == IF_BUILDING_HERE:
+            where.append(t.c.host == sa.bindparam("here"))
         if condition == IF_ALLOWED:
             where += [
                 t.c.state.in_(sa.bindparam("states", expanding=True)),
@@ -111,6 +114,13 @@ async def place(tx: Transaction, server_id: str, generation: int, now: int, **ch
     changes["updated_at"] = now
     values = {"key": server_id, "at_generation": generation, "building": "building", **{"to_" + k: v for k, v in changes.items()}}
     return await tx.run(_update(tuple(changes), IF_BUILDING), values)
+
+
+async def built(tx: Transaction, server_id: str, generation: int, host: str, now: int, **changes: Any) -> int:
+    """The same, only while it is being built on this host."""
+    changes["updated_at"] = now
+    values = {"key": server_id, "at_generation": generation, "building": "building", "here": host}
+    return await tx.run(_update(tuple(changes), IF_BUILDING_HERE), values | {"to_" + k: v for k, v in changes.items()})
 
 
 async def begin(tx: Transaction, server_id: str, states: Sequence[str], tasks: Sequence[str | None], now: int, task: str) -> int:
