@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from kilonova.compute.ops import create
-from kilonova.core.leases import Lease
+from kilonova.compute.drivers.fake import Fake
 from kilonova.core.operations import Operations
+from kilonova.placement.service import PlacementService
 from kilonova.testing import ordeal
 
 from .test_ordeal import ROOT, told
 
-FIXED = (3, 11)
-"""3 has found ports that a runner made when it woke, of a server that was deleted while it slept."""
+FIXED = (3, 237)
+"""Each has found something once."""
 
 
 @pytest.mark.parametrize("seed", FIXED)
@@ -50,32 +50,28 @@ def test_the_digest_depends_on_the_seed_alone() -> None:
     assert ordeal.run(8, 3, several=True).digest != digests[0]
 
 
-def test_nobody_who_adopts_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def none(self: Operations, *, everything: bool = False) -> int:
-        return 0
-
-    monkeypatch.setattr(Operations, "adopt", none)
-    failures = [text for seed in (1, 2, 3) for text in ordeal.run(seed, 5, several=True).failures]
-    assert any(re.search("not at rest|since", text) for text in failures), failures
+async def nothing(*arguments: Any, **options: Any) -> None:
+    return None
 
 
-def test_what_a_sleeper_makes_when_it_wakes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nothing(*arguments: Any) -> None:
-        return None
-
-    monkeypatch.setattr(create, "overtaken", nothing)
-    failures = ordeal.run(3, several=True).failures
-    assert any("which is not there" in text for text in failures), failures
+async def none(self: Operations, *, everything: bool = False) -> int:
+    return 0
 
 
-def test_a_lead_that_nobody_takes_over_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases of the dead never run out."""
-    real = Lease._claim
-
-    async def claim(self: Lease, tx: Any) -> int | None:
-        row = await tx.one(self._get, {"key": self.name})
-        return None if row is not None and row[0] != self.owner else await real(self, tx)
-
-    monkeypatch.setattr(Lease, "_claim", claim)
-    failures = [text for seed in (1, 2) for text in ordeal.run(seed, 5, several=True).failures]
-    assert failures
+@pytest.mark.parametrize(
+    ("where", "name", "instead", "found"),
+    [
+        (Operations, "adopt", none, "not at rest|since"),
+        (PlacementService, "release", nothing, "is no server"),
+        (Fake, "destroy", nothing, "belongs to no server|runs on"),
+    ],
+    ids=["nobody adopts", "allocations stay", "guests stay"],
+)
+def test_a_planted_mistake_is_found(where: Any, name: str, instead: Any, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(where, name, instead)
+    seen: list[str] = []
+    for seed in range(1, 9):
+        seen += ordeal.run(seed, 3, several=True).failures
+        if any(re.search(found, text) for text in seen):
+            return
+    raise AssertionError(f"nothing like {found!r} was found: {seen}")
