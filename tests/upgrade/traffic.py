@@ -159,7 +159,9 @@ class Traffic:
     async def _show(self) -> None:
         if self.alive:
             chosen = self._random.choice(self.alive)
-            answer = await self._expect((200, 404) if chosen in self.deleted else (200,), "compute", "GET", f"/v2.1/servers/{chosen}")
+            answer = await self._expect((200, 404), "compute", "GET", f"/v2.1/servers/{chosen}")
+            if b'"itemNotFound"' in answer and chosen not in self.deleted:  # its delete may have been asked meanwhile
+                raise AssertionError(answer.decode())
             if b'"ERROR"' in answer:
                 raise AssertionError(answer.decode())
         else:
