@@ -40,7 +40,7 @@ from kilonova.image.states import IMAGE as VERBS
 from kilonova.image.states import WITH_DATA
 from kilonova.image.store import images
 
-BATCH_BYTES = 4 << 20
+BATCH_BYTES = 8 << 20
 BATCH_PIECES = 1024
 MAX_VECTOR = 256
 POOL = "image-hash"
