@@ -82,9 +82,8 @@ def test_lists_of_any_length_again_and_again(tmp_path: Path) -> None:
 
 
 def test_a_statement_may_have_lists_and_constants_of_its_own(tmp_path: Path) -> None:
-    statement = prepared(
-        sa.select(things.c.id).where(things.c.on.in_([True]), things.c.size < 4, things.c.name != sa.bindparam("name")).order_by(things.c.id)
-    )
+    found = sa.select(things.c.id).where(things.c.on.in_([True]), things.c.size < 4, things.c.name != sa.bindparam("name"))
+    statement = prepared(found.order_by(things.c.id))
     grow = prepared(sa.update(things).where(things.c.id == sa.bindparam("key"), things.c.on == sa.true()).values(size=things.c.size + 1))
 
     async def main() -> None:
