@@ -100,7 +100,7 @@ class Lifetime:
 
         async def flush() -> None:
             self.sink.flush()
-            if self.log_stream.tell() > LOG_BYTES:
+            if os.fstat(self.log_stream.fileno()).st_size > LOG_BYTES:
                 self._rotate()
 
         async def trim_when_idle() -> None:

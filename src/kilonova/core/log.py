@@ -44,6 +44,7 @@ class Sink:
         self.level = LEVELS[level]
         self.now_us = now_us or (lambda: 0)
         self._access: list[bytes] = []
+        self._in_trouble = False
 
     def write(self, level: str, name: str, message: str, fields: dict[str, Any]) -> None:
         if LEVELS[level] < self.level:
@@ -73,13 +74,19 @@ class Sink:
             self.flush()
 
     def flush(self) -> None:
+        """A disk that is full is no error to the caller. It is told of once, in the log, where it is read when there is room again."""
         try:
             if self._access:
                 self.stream.write(b"\n".join(self._access).decode() + "\n")
                 self._access.clear()
             self.stream.flush()
-        except (ValueError, OSError):
+        except (ValueError, OSError) as error:
             self._access.clear()
+            if not self._in_trouble:
+                self._in_trouble = True
+                self.write("error", "log", "the log cannot be written; lines are lost until it can", {"reason": str(error)})
+            return
+        self._in_trouble = False
 
 
 class Log:

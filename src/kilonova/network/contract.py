@@ -5,10 +5,12 @@ from typing import Any, Protocol
 import msgspec
 
 from kilonova.core.context import Context
-from kilonova.core.errors import Error
+from kilonova.core.errors import Conflict, Error
 
 SERVER_CHANGED = "network.server_changed"
 """Topic of ServerAddressesChanged."""
+LAST_TURN = 2**62
+"""After every turn: what is released up to it is allocated no more."""
 
 
 class NicRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +24,8 @@ class NicRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 class Allocate(msgspec.Struct, frozen=True, kw_only=True):
     """`auto`: "none" for no interface at all, "auto" to make a topology when the project has none, "" for the project's only network.
-    `security_groups` are names or ids; none means the project's default group. `first`: nothing was allocated for this server before."""
+    `security_groups` are names or ids; none means the project's default group. `first`: nothing was allocated for this server before.
+    `turn`: who may be overtaken, or may give up and try another host, gives a higher number each time; 0 when nobody else allocates."""
 
     server_id: str
     project_id: str
@@ -33,6 +36,7 @@ class Allocate(msgspec.Struct, frozen=True, kw_only=True):
     auto: str = ""
     security_groups: tuple[str, ...] = ()
     first: bool = False
+    turn: int = 0
 
 
 class FixedIp(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +84,13 @@ class WiringFailed(Error):
     advice = "Look at the network agent's log on the server's host, and at `openstack port show`."
 
 
+class InterfacesReleased(Conflict):
+    """An allocate that comes late: its ports would be nobody's."""
+
+    code = "network.interfaces_released"
+    title = "The interfaces of server {server} have been released, or allocated anew, since this was asked for."
+
+
 class Network(Protocol):
     async def validate(
         self, ctx: Context, networks: tuple[NicRequest, ...], auto: str, security_groups: tuple[str, ...], count: int
@@ -88,15 +99,17 @@ class Network(Protocol):
         ...
 
     async def allocate(self, ctx: Context, request: Allocate) -> tuple[Nic, ...]:
-        """Make the missing ports and bind all to the host. The agent there is told; wiring is not waited for."""
+        """Make the missing ports and bind all to the host. The agent there is told; wiring is not waited for. Raises
+        InterfacesReleased when its turn has been released, or a later one has allocated."""
         ...
 
     async def wait_wired(self, ctx: Context, server_id: str, timeout_s: float) -> None:
         """Return when every port of the server is ACTIVE. Raises WiringFailed."""
         ...
 
-    async def release(self, ctx: Context, server_id: str) -> None:
-        """Delete the ports that `allocate` made; unbind and free the user's own."""
+    async def release(self, ctx: Context, server_id: str, *, up_to: int | None = None) -> None:
+        """Delete the ports that `allocate` made; unbind and free the user's own. up_to: unless a later turn has allocated them; and an
+        allocate of a turn up to this one, which may be on its way, is refused for the next hour."""
         ...
 
     async def rebind(self, ctx: Context, server_id: str, host: str) -> tuple[Nic, ...]:

@@ -26,7 +26,7 @@ from kilonova.network.domain.work import Work
 from kilonova.network.errors import FlatNetworkInUse, NotLeading, ServerGroupNotFound, ServerHasNoPorts
 from kilonova.network.leadership import Leadership
 from kilonova.network.model import Agent, Host, Port
-from kilonova.network.store import changes, rows, statuses
+from kilonova.network.store import changes, fences, rows, statuses
 from kilonova.network.store.rows import Stale
 from kilonova.network.store.tables import leases, metadata
 
@@ -41,6 +41,9 @@ HINT_S = 0.01
 CALM_HINT_S = 0.25
 """How long a process that leads collects its commits before it tells of them: nobody waits for that."""
 SWEEP_S = 60.0
+PRUNE_S = 600.0
+LATE_S = 3600
+"""How long a release is remembered: what was asked for before it does not come later than that."""
 CALL_AT_ONCE = 50
 SERVED_S = 0.1
 """After which an address that is served stands on the broker, as a rule."""
@@ -105,6 +108,7 @@ class NetworkService:
 
     async def start(self) -> None:
         """Read the rows, then listen to agents."""
+        self.tasks.every("forget released servers", PRUNE_S, self._prune)
         if not self.exclusive:
             await self._join()
             return
@@ -251,6 +255,11 @@ class NetworkService:
     async def _sweep(self) -> None:
         if self.leading:
             await sweep(self.db)
+
+    async def _prune(self) -> None:
+        if self.leading:
+            before = self.runtime.now_us() - LATE_S * 1_000_000
+            await self.db.transact(lambda tx: fences.prune(tx, before))
 
     async def _wired_elsewhere(self, told: rpc.ServersWired) -> None:
         self._wake(told.server_ids)
@@ -581,8 +590,8 @@ class NetworkService:
         finally:
             timer.cancel()
 
-    async def release(self, ctx: Context, server_id: str) -> None:
-        await self.write(ctx, lambda w: servers.release(w, server_id), notify=False)
+    async def release(self, ctx: Context, server_id: str, *, up_to: int | None = None) -> None:
+        await self.write(ctx, lambda w: servers.release_all(w, server_id, up_to), notify=False)
         self._wiring.pop(server_id, None)
 
     async def detach(self, ctx: Context, server_id: str, port_id: str) -> bool:

@@ -19,6 +19,7 @@ class FakeNetwork:
 
     def __init__(self) -> None:
         self.ports: dict[str, tuple[Nic, ...]] = {}
+        self.turns: dict[str, int] = {}
         self.fail_wiring = 0
         self.count = 0
 
@@ -30,6 +31,7 @@ class FakeNetwork:
                 raise BadRequest(f"Network {wish.network_id} could not be found.")
 
     async def allocate(self, ctx: Context, request: Allocate) -> tuple[Nic, ...]:
+        self.turns[request.server_id] = request.turn
         if request.auto == "none":
             self.ports[request.server_id] = ()
         elif request.server_id not in self.ports:
@@ -51,8 +53,9 @@ class FakeNetwork:
             self.fail_wiring -= 1
             raise WiringFailed(server=server_id, reason="the host's agent says no")
 
-    async def release(self, ctx: Context, server_id: str) -> None:
-        self.ports.pop(server_id, None)
+    async def release(self, ctx: Context, server_id: str, *, up_to: int | None = None) -> None:
+        if up_to is None or self.turns.get(server_id, 0) <= up_to:
+            self.ports.pop(server_id, None)
 
     async def rebind(self, ctx: Context, server_id: str, host: str) -> tuple[Nic, ...]:
         return self.ports.get(server_id, ())

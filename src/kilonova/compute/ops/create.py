@@ -29,7 +29,7 @@ from kilonova.core.db import Lost, OutcomeUnknown, Transaction
 from kilonova.core.errors import Error, Unavailable
 from kilonova.core.operations import LostLease, Operation
 from kilonova.core.undo import Undo
-from kilonova.network.contract import Allocate, NicRequest
+from kilonova.network.contract import Allocate, InterfacesReleased, NicRequest
 from kilonova.placement.contract import NoCapacity
 
 GENERATION = 1
@@ -90,12 +90,28 @@ async def run(c: ComputeService, op: Operation) -> None:
             await _build(c, op, args, server, cell)
         elif not _first(op):
             await _confirm(c, op, args, server)
-    except Superseded:
-        c.log.info("create overtaken", server=op.resource_id)
+    except Superseded as error:
+        await _end_action(c, op, error)
     await c.api_db.transact(lambda tx: c.api_ops.finish(tx, op))
 
 
 recover = run
+
+
+async def _end_action(c: ComputeService, op: Operation, error: Error) -> None:
+    """Overtaken by a delete: the create's action ends as an error, whatever becomes of the delete. An action that an earlier life has
+    ended stays as it is."""
+    c.log.info("create overtaken", server=op.resource_id)
+    cell, server = await c.cells.locate(op.resource_id) or (None, None)
+    if cell is None or server is None or await actions.events(cell.db, op.id):
+        return
+
+    async def body(tx: Transaction) -> None:
+        now = c.runtime.now_us()
+        await actions.end(tx, op.id, now, "Error")
+        await actions.add_event(tx, _event(c, op, server.host, error, now))
+
+    await cell.db.transact(body)
 
 
 async def _confirm(c: ComputeService, op: Operation, args: CreateArgs, server: Server) -> None:
@@ -150,7 +166,8 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
             return
         there = cell or await c.hosts.cell_of(host.host)
         try:
-            await _build_on(c, op, args, server, there, host, scheduling, first=_first(op) and not tried, new=cell is None)
+            turn = _turn(op, len(tried))
+            await _build_on(c, op, args, server, there, host, scheduling, turn=turn, first=_first(op) and not tried, new=cell is None)
             return
         except CellAway as error:
             c.log.warning("the cell of the host does not answer", server=server.id, host=host.host, cell=there.title)
@@ -240,18 +257,18 @@ async def _build_on(
     host: Host,
     scheduling: Scheduling,
     *,
+    turn: int,
     first: bool,
     new: bool,
 ) -> None:
     """first: no earlier life and no other host has made anything for this server. new: no cell has its row. Raises CellAway."""
-    ctx = op.ctx
     touched = not _first(op) and server.host == host.host  # an earlier attempt may have got as far as the guest
     sent = False
     async with Undo(c.log, lambda: c.api_ops.held(op)) as undo:
         undo.push(c.unclaim, op, server, host.host)
         try:
-            undo.push(c.network.release, ctx, server.id)
-            both = [_place(c, op, server, cell, host, scheduling, new=new), _wired(c, op, args, server, host, first=first)]
+            undo.push(_unwire, c, op, turn)
+            both = [_place(c, op, server, cell, host, scheduling, new=new), _wired(c, op, args, server, host, turn=turn, first=first)]
             _, placed = await c.tasks.gather(f"create {server.id}", both)
             await superseded(cell, server.id, GENERATION)
             guest = await guest_of(c, placed, image=args.image)
@@ -291,7 +308,21 @@ async def _still_ours(c: ComputeService, op: Operation) -> None:
         raise LostLease(operation=op.id)
 
 
-async def _wired(c: ComputeService, op: Operation, args: CreateArgs, server: Server, host: Host, *, first: bool) -> Server:
+def _turn(op: Operation, tries: int) -> int:
+    """By which network tells which allocate or release of this server is the later one. tries: hosts that this runner has tried before."""
+    return (op.epoch << 32) + tries
+
+
+def _all_turns(op: Operation) -> int:
+    return _turn(op, (1 << 32) - 1)
+
+
+async def _unwire(c: ComputeService, op: Operation, turn: int) -> None:
+    """What a later runner, or a later try, has allocated it keeps."""
+    await c.network.release(op.ctx, op.resource_id, up_to=turn)
+
+
+async def _wired(c: ComputeService, op: Operation, args: CreateArgs, server: Server, host: Host, *, turn: int, first: bool) -> Server:
     """The server on its host, with ports that the dataplane has wired."""
     request = Allocate(
         server_id=server.id,
@@ -303,8 +334,12 @@ async def _wired(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
         auto=args.auto,
         security_groups=server.security_groups,
         first=first,
+        turn=turn,
     )
-    nics = tuple(nic_of(n) for n in await c.network.allocate(op.ctx, request))
+    try:
+        nics = tuple(nic_of(n) for n in await c.network.allocate(op.ctx, request))
+    except InterfacesReleased:  # by a later runner or the server's delete
+        raise LostLease(operation=op.id) from None
     if not c.api_ops.valid(op.id):
         await _still_ours(c, op)
     if nics:
@@ -319,7 +354,7 @@ async def overtaken(c: ComputeService, op: Operation) -> None:
     server that is not deleted is the other runner's too; or it is in ERROR, and its delete frees all."""
     mapping = await mappings.get(c.api_db, op.resource_id)
     if mapping is None or mapping.deleting:
-        await c.network.release(op.ctx, op.resource_id)
+        await _unwire(c, op, _all_turns(op))
         await c.placement.release(op.ctx, op.resource_id, up_to=op.epoch)
 
 
@@ -346,18 +381,28 @@ async def _left(c: ComputeService, op: Operation, server: Server, host: str, fai
 
 
 async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
-    """In ERROR; its host, ports and claim stay the server's while a guest may still be there: its delete frees them."""
+    """In ERROR; its host, ports and claim stay the server's while a guest may still be there, or who frees them is away: its delete
+    does it."""
     try:
         server, cell = await _wanted(c, op)
         if server.state != "active":
             gone = server.host is None or await _left(c, op, server, server.host, error) is None
-            if gone:
-                await c.network.release(op.ctx, server.id)
-                await c.placement.release(op.ctx, server.id, up_to=op.epoch)
+            gone = gone and await _freed(c, op)
             await _fail(c, op, server, cell or c.cells.cell0, error, server.scheduling, gone=gone)
-    except Superseded:
-        c.log.info("create overtaken", server=op.resource_id)
+    except Superseded as overtaken:
+        await _end_action(c, op, overtaken)
     await c.api_db.transact(lambda tx: c.api_ops.finish(tx, op))
+
+
+async def _freed(c: ComputeService, op: Operation) -> bool:
+    """Whether the server's ports and claim could be given back."""
+    try:
+        await _unwire(c, op, _all_turns(op))
+        await c.placement.release(op.ctx, op.resource_id, up_to=op.epoch)
+    except Error as error:
+        c.log.warning("ports and claim stay until the server is deleted", server=op.resource_id, error=error)
+        return False
+    return True
 
 
 async def _map(c: ComputeService, server_id: str, cell: Cell) -> None:

@@ -23,6 +23,7 @@ from kilonova.core.context import Context
 from kilonova.core.db import Database, Transaction
 from kilonova.core.errors import Error, Unavailable
 from kilonova.core.operations import Operation
+from kilonova.network.contract import LAST_TURN
 
 POLL_S = 0.02
 POLL_MAX_S = 1.0
@@ -78,7 +79,7 @@ async def run(c: ComputeService, op: Operation) -> None:
             await db.transact(lambda tx: servers.supersede(tx, op.resource_id, c.runtime.now_us(), "deleting"))
             server = await servers.get(db, op.resource_id) or server
         await _end_guest(c, op, db, server)
-    await c.network.release(op.ctx, op.resource_id)
+    await c.network.release(op.ctx, op.resource_id, up_to=LAST_TURN)
     await c.placement.release(op.ctx, op.resource_id)
     if cell is not None and server is not None and not server.deleted:
         await _mark(c, op, args, cell.db, server)

@@ -8,7 +8,7 @@ import msgspec
 from kilonova.core.context import Context
 from kilonova.core.db import Reader
 from kilonova.network import contract, model
-from kilonova.network.contract import Allocate, Nic, NicRequest
+from kilonova.network.contract import LAST_TURN, Allocate, InterfacesReleased, Nic, NicRequest
 from kilonova.network.domain import auto_topology, ipam, ports, security_groups
 from kilonova.network.domain.topology import device_name
 from kilonova.network.domain.work import Work
@@ -31,7 +31,7 @@ from kilonova.network.errors import (
     SinglePortForMany,
 )
 from kilonova.network.model import Network, Port, SecurityGroup
-from kilonova.network.store import addresses, quotas, rows
+from kilonova.network.store import addresses, fences, quotas, rows
 
 _NONE: Mapping[str, Network] = {}
 
@@ -153,6 +153,7 @@ async def allocate(w: Work, request: Allocate, *, more: bool = False) -> list[Po
     """Bind the server's ports to the host, making those that are missing. With `more`, the request adds to the ports there are."""
     if request.auto == "none":
         return []
+    await _take_turn(w, request)
     have = [] if request.first else await of(w.tx, request.server_id)
     wanted = request.networks
     if not wanted:
@@ -177,6 +178,15 @@ async def allocate(w: Work, request: Allocate, *, more: bool = False) -> list[Po
         same = None if more else next((port for port in have if port.nic_index == index and port.allocated), None)
         made.append(await bind(w, same, request.host) if same is not None else await _make(w, request, nic, groups, index))
     return made
+
+
+async def _take_turn(w: Work, request: Allocate) -> None:
+    if request.turn:
+        fresh = await fences.take(w.tx, request.server_id, request.turn, new=request.first and not w.attempt)
+    else:
+        fresh = await fences.released(w.tx, request.server_id) < LAST_TURN
+    if not fresh:
+        raise InterfacesReleased(server=request.server_id)
 
 
 async def _adopt(w: Work, request: Allocate, nic: NicRequest, port_id: str, index: int) -> Port:
@@ -235,6 +245,15 @@ async def bind(w: Work, port: Port, host: str) -> Port:
     )
     await ports.save(w, port, new)
     return new
+
+
+async def release_all(w: Work, server_id: str, up_to: int | None) -> int:
+    """Unless they are of a later turn."""
+    if up_to is None:
+        await fences.ended(w.tx, server_id, w.now)
+    elif not await fences.release(w.tx, server_id, up_to, w.now):
+        return 0
+    return await release(w, server_id)
 
 
 async def release(w: Work, server_id: str, *, only: str | None = None) -> int:

@@ -177,3 +177,13 @@ changes = sa.Table(
 )
 """One row for each transaction that changed what the topology is made of."""
 leases = leases_table(metadata, "network_leases")
+server_fences = sa.Table(
+    "network_server_fences",
+    metadata,
+    sa.Column("server_id", ID, primary_key=True),
+    sa.Column("allocated", sa.BigInteger, nullable=False),
+    sa.Column("released", sa.BigInteger, nullable=False),
+    sa.Column("released_at", sa.BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+"""The latest turns that allocated and released a server's interfaces. released_at is 0 while it may have some."""

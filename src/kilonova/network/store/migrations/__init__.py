@@ -3,4 +3,4 @@
 from kilonova.core.db.schema import History
 from kilonova.network.store.tables import metadata
 
-HISTORY = History(service="network", metadata=metadata, package=__name__, head=2, compatible_back_to=1)
+HISTORY = History(service="network", metadata=metadata, package=__name__, head=3, compatible_back_to=1)
