@@ -285,6 +285,7 @@ class Cloud:
                 settings=settings,
                 policy=self.policy(IMAGE_RULES),
                 data=store or load_store("file", where),
+                exclusive=self.embedded,
             )
             self.edges["image"] = image_edge(service, **self._common("image"))
         return service

@@ -30,7 +30,9 @@ PATCH = {"content-type": "application/openstack-images-v2.1-json-patch"}
 class World:
     """One life of the service over a state directory. `admin`, `member`, `reader` are of project p1, `other` is a member of p2."""
 
-    def __init__(self, state: Path, overrides: Mapping[tuple[str, str], Any] | None = None, store: Store | None = None) -> None:
+    def __init__(
+        self, state: Path, overrides: Mapping[tuple[str, str], Any] | None = None, store: Store | None = None, exclusive: bool = True
+    ) -> None:
         self.state = state
         self.log = (state / "log").open("a")
         self.runtime = Runtime()
@@ -40,7 +42,9 @@ class World:
         self.store = store or drivers.load("file", str(state / "images"))
         self.policy = Policy(RULES)
         log = Log("image", Sink(self.log))
-        self.service = ImageService(db=self.db, runtime=self.runtime, log=log, settings=settings, policy=self.policy, data=self.store)
+        self.service = ImageService(
+            db=self.db, runtime=self.runtime, log=log, settings=settings, policy=self.policy, data=self.store, exclusive=exclusive
+        )
         self.tokens = FakeTokens()
         self.edge = edge(self.service, authenticate=self.tokens.authenticate)
         self.anonymous = Client(self.edge)

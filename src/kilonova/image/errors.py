@@ -128,6 +128,11 @@ class Vanished(errors.Gone):
     title = "Image {image} could not be found after upload. The image may have been deleted during the upload."
 
 
+class Overtaken(errors.Conflict):
+    code = "image.overtaken"
+    title = "The upload of image {image} stood still for too long and was given up; upload it again."
+
+
 class Invalid(errors.BadRequest):
     code = "image.invalid"
     title = "Provided object does not match schema '{schema}': {name}: {reason}"

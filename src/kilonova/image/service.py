@@ -16,7 +16,7 @@ from kilonova.image.config import quota_bytes
 from kilonova.image.contract import ImageFilters, ImageInfo, NewImage
 from kilonova.image.domain import access, downloads, images
 from kilonova.image.domain.access import Allowed
-from kilonova.image.domain.uploads import Uploads
+from kilonova.image.domain.uploads import RENEW_S, Uploads
 from kilonova.image.drivers import Store, local
 from kilonova.image.errors import (
     Forbids,
@@ -36,16 +36,19 @@ from kilonova.image.store.tables import metadata
 
 _INFO = ImageInfo.__struct_fields__
 MEND_S = 30.0
+SWEEP_S = 3600.0
 ATTRIBUTES = ("name", "min_disk", "min_ram", "visibility", "protected", "os_hidden", "disk_format", "container_format")
 
 
 class ImageService:
-    """`data` is where bytes go; this process must be the only one that writes there (see Uploads.recover)."""
+    """`data` is where bytes go. exclusive: the database and `data` are this process's alone, so uploads of earlier lives are dead."""
 
     name = "image"
     metadata = metadata
 
-    def __init__(self, *, db: Database, runtime: Runtime, log: Log, settings: Mapping[str, Settings], policy: Policy, data: Store) -> None:
+    def __init__(
+        self, *, db: Database, runtime: Runtime, log: Log, settings: Mapping[str, Settings], policy: Policy, data: Store, exclusive: bool
+    ) -> None:
         self.db = db
         self.runtime = runtime
         self.log = log
@@ -70,6 +73,7 @@ class ImageService:
             data=data,
             quotas=self.quotas,
             strict=settings["image_format"].require_image_format_match,
+            exclusive=exclusive,
         )
 
     # ---- lifetime
@@ -78,11 +82,18 @@ class ImageService:
         self.uploads.doubt()
         await self.uploads.mend()
         self.tasks.every("uploads in doubt", MEND_S, self.uploads.mend)
+        if not self.uploads.exclusive:
+            self.tasks.every("leases of uploads", RENEW_S, self.uploads.renew)
+            self.tasks.every("sweep of the store", SWEEP_S, self._suspect)
         self.tasks.every("image task records", 3600.0, self._prune)
 
     async def stop(self) -> None:
         await self.tasks.stop()
         self.data.close()
+
+    async def _suspect(self) -> None:
+        """A process that never comes back may have left bytes of images that it deleted."""
+        self.uploads.doubt()
 
     async def _prune(self) -> None:
         await self.db.transact(lambda tx: task_rows.prune(tx, self.runtime.now_us()))

@@ -16,7 +16,6 @@ from kilonova.core.db import schema
 from kilonova.core.log import Log
 from kilonova.core.tasks import Tasks
 from kilonova.hypervisor import Hypervisors, ReachOverBus
-from kilonova.image.domain.uploads import Uploads
 from kilonova.network.config import OPTIONS as NETWORK_OPTIONS
 from kilonova.plan import Plan
 from kilonova.testing.asgi import Client
@@ -158,9 +157,6 @@ class Several:
             cloud = self.clouds[process.name] = OnBroker(
                 end, plan, runtime, sink, database=Remote(self.db, process), image_store=self.world.store
             )
-            # The image service believes that it is alone with its store: a second one takes back what the first is writing.
-            assert cloud.image is not None
-            cloud.image.uploads.doubt = lambda: None  # type: ignore[method-assign]
             await cloud.start(dict.fromkeys(PEOPLE, PASSWORD))
 
         return begin
@@ -271,16 +267,7 @@ class Several:
                 world.failed(f"not at rest after {rest_s:.0f} s: {list(self.up)} are up; {await open_operations(self.view)}")
                 break
             await runtime.sleep(5.0)
-        if CONTROLS[0] in self.up:
-            await self.processes[CONTROLS[0]].ask(self._mend_uploads)
         await runtime.sleep(aftermath_s)
-
-    async def _mend_uploads(self) -> None:
-        """What processes left that died, now that nobody writes."""
-        image = self.clouds[CONTROLS[0]].image
-        assert image is not None
-        Uploads.doubt(image.uploads)
-        await image.uploads.mend()
 
     async def _checked(self) -> list[str]:
         return await at_rest(self.view, self.world.machines, self.world.store, self.world.told)

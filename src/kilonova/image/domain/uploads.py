@@ -7,14 +7,24 @@ name on it, and perhaps bytes: `recover`, at the next start, gives the image bac
 (`mend`) after a disk or a database has failed in the midst: what a lost commit did is only known from the row. An image deleted meanwhile
 is noticed when it cannot land; whoever lands last cleans up.
 
-Pieces are collected to lists of 4 MiB. While one list is hashed (MD5 and SHA-512, a thread each) and written (the store's thread), the
+Several processes may share the database and the store. The upload's name on the image then has a lease (`upload_until`), renewed every
+ten seconds, and other processes leave alone what a lease keeps. When it has run out, whoever finds it puts a name of its own on the
+image, removes the parts, then the bytes, and gives the image back. The uploader may have been asleep. When it wakes up:
+
+* it cannot commit: it looks at the row after it has made its part, and whoever takes over looks for parts after it has changed the row,
+  so either the row says no or the part is gone;
+* it removes and promotes bytes only while its own lease holds, and else asks the row first.
+
+Pieces are collected to lists of 8 MiB. While one list is hashed (MD5 and SHA-512, a thread each) and written (the store's thread), the
 next is collected: at most two lists are in memory, and the loop only moves references.
 """
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
+
+import msgspec
 
 from kilonova.core import disk_formats
 from kilonova.core.db import Database, Lost, Transaction
@@ -28,6 +38,7 @@ from kilonova.image.errors import (
     FormatMismatch,
     ImageNotFound,
     ImageTooLarge,
+    Overtaken,
     SizeMismatch,
     StorageQuota,
     StoreFull,
@@ -45,13 +56,32 @@ BATCH_PIECES = 1024
 MAX_VECTOR = 256
 POOL = "image-hash"
 SWEEP_BATCH = 500
+LEASE_S = 30.0
+MARGIN_S = 2.0
+RENEW_S = 10.0
+UNLEASED_S = 86400.0
+"""An upload begun by a release that knew no leases counts as dead after that long."""
 ARCHIVES = ("ova", "ovf", "docker", "compressed")
 
 
-class Uploads:
-    """Every upload of this process. `doomed` holds the images deleted under a running upload, so that it stops early."""
+class Claim(msgspec.Struct, kw_only=True):
+    """An image that this process has in an upload's name. valid_until: on the monotonic clock; later another process may have it."""
 
-    def __init__(self, *, db: Database, runtime: Runtime, tasks: Tasks, log: Log, data: Store, quotas: Quotas, strict: bool) -> None:
+    image_id: str
+    token: str
+    valid_until: float = float("-inf")
+    doomed: bool = False
+    """The image was deleted or taken over: stop early."""
+    settled: bool = False
+    """The row does not have the name any more, or has it no longer on our account."""
+
+
+class Uploads:
+    """Every upload of this process. exclusive: there is no other process."""
+
+    def __init__(
+        self, *, db: Database, runtime: Runtime, tasks: Tasks, log: Log, data: Store, quotas: Quotas, strict: bool, exclusive: bool
+    ) -> None:
         self.db = db
         self.runtime = runtime
         self.tasks = tasks
@@ -59,10 +89,64 @@ class Uploads:
         self.data = data
         self.quotas = quotas
         self.strict = strict
-        self._running: dict[str, str] = {}
-        self._doomed: dict[str, None] = {}
+        self.exclusive = exclusive
+        self._running: dict[str, Claim] = {}
+        self._left: dict[str, None] = {}
+        """Names that rows may still have and nobody here works for."""
         self._doubtful = False
         """Something may have been left behind that nobody has under way."""
+
+    # ---- claims
+
+    def _claim(self, image_id: str) -> Claim:
+        token = self.runtime.uuid()
+        claim = self._running[token] = Claim(image_id=image_id, token=token)
+        return claim
+
+    def _end(self, claim: Claim) -> None:
+        self._running.pop(claim.token, None)
+        if not claim.settled:
+            self._left[claim.token] = None
+            self._doubtful = True
+
+    async def _take(self, claim: Claim, body: Callable[[Transaction, int], Awaitable[bool]]) -> bool:
+        """Begin or prolong. `body` writes name and lease (until when, by the database's clock) into the row, if it may."""
+        began = self.runtime.monotonic()
+        if not await self.db.transact(lambda tx: body(tx, self._until())):
+            return False
+        claim.valid_until = began + LEASE_S - MARGIN_S
+        return True
+
+    def _until(self) -> int:
+        return self.db.now_us() + int(LEASE_S * 1_000_000)
+
+    async def _mine(self, claim: Claim) -> bool:
+        """Whether the image is ours now. Nothing is awaited after the clock was looked at."""
+        if self.exclusive:
+            return True
+        while self.runtime.monotonic() >= claim.valid_until:
+            if not await self._take(claim, lambda tx, until: images.prolong(tx, claim.image_id, claim.token, until)):
+                return False
+        return True
+
+    async def _lost(self, image_id: str) -> Exception:
+        """Why an image is not in an upload's name any more."""
+        if await images.upload_of(self.db, image_id) is None:
+            return Vanished(image=image_id)
+        return Overtaken(image=image_id)
+
+    async def renew(self) -> None:
+        """Keep what is under way; called every RENEW_S."""
+        claims = {token: claim for token, claim in self._running.items() if claim.valid_until > float("-inf")}
+        if self.exclusive or not claims:
+            return
+        began = self.runtime.monotonic()
+        held = await self.db.transact(lambda tx: images.prolong_all(tx, list(claims), self._until()))
+        for token, claim in claims.items():
+            if token in held:
+                claim.valid_until = began + LEASE_S - MARGIN_S
+            else:
+                claim.doomed = True
 
     # ---- the verbs
 
@@ -71,28 +155,24 @@ class Uploads:
     ) -> Content:
         """`verb`: upload or stage. announced: bytes by Content-Length, which lets a hopeless upload fail early; expected: bytes that must
         come (SizeMismatch)."""
-        token = self.runtime.uuid()
-        self._running[token] = image.id
+        claim = self._claim(image.id)
         kind = IMAGE if verb == "upload" else STAGED
         try:
-            if not await self.db.transact(lambda tx: images.begin(tx, verb, image.id, token, self.runtime.now_us())):
+            now = self.runtime.now_us()
+            if not await self._take(claim, lambda tx, until: images.begin(tx, verb, image.id, claim.token, until, now)):
+                claim.settled = True
                 await self._explain(verb, image.id)
             try:
                 limit = await self._limit(image, announced)
-                content = await self._collect(image, kind, pieces, limit, expected)
-                await self._land(verb, image, token, content)
+                content = await self._collect(claim, image, kind, pieces, limit, expected)
+                await self._land(verb, image, claim, content)
             except Lost:
                 raise
             except BaseException:
-                await self._take_back(image.id, kind, token)
+                await self._take_back(claim, kind)
                 raise
-        except Lost:
-            self._doubtful = True
-            raise
         finally:
-            self._running.pop(token, None)
-            if image.id not in self._running.values():
-                self._doomed.pop(image.id, None)
+            self._end(claim)
         return content
 
     async def _explain(self, verb: str, image_id: str) -> None:
@@ -113,29 +193,39 @@ class Uploads:
             limit = min(limit, max(0, left))
         return limit
 
-    async def _collect(self, image: Image, kind: str, pieces: AsyncIterator[bytes], limit: int, expected: int | None) -> Content:
+    async def _collect(
+        self, claim: Claim, image: Image, kind: str, pieces: AsyncIterator[bytes], limit: int, expected: int | None
+    ) -> Content:
         writer = await self.data.writer(image.id, kind)
         flow = _Flow(self.runtime, self.tasks, writer)
         try:
             async for piece in pieces:
                 if flow.size + len(piece) > limit:
                     raise self._over(limit, flow.size + len(piece))
-                if image.id in self._doomed:
-                    raise Vanished(image=image.id)
+                if claim.doomed:
+                    raise await self._lost(image.id)
                 await flow.take(piece)
             await flow.finish()
             if expected is not None and expected != flow.size:
                 raise SizeMismatch(announced=expected, got=flow.size)
             content = self.judged(image, flow)
-            self.runtime.point("image commit")
-            await writer.commit()
-            self.runtime.point("image committed")
+            await self._commit(claim, writer)
         except Full:
             raise StoreFull from None
         finally:
             await flow.rest()
             await writer.abort()
         return content
+
+    async def _commit(self, claim: Claim, writer: Writer) -> None:
+        self.runtime.point("image commit")
+        if await images.upload_of(self.db, claim.image_id) != claim.token:
+            raise await self._lost(claim.image_id)
+        try:
+            await writer.commit()
+        except FileNotFoundError:  # whoever took over has removed the part
+            raise await self._lost(claim.image_id) from None
+        self.runtime.point("image committed")
 
     def _over(self, limit: int, size: int) -> Exception:
         if limit < self.quotas.image_bytes:
@@ -169,14 +259,14 @@ class Uploads:
             if (self.strict and image.container_format not in ARCHIVES) or found not in ("raw", "gpt", "iso"):
                 raise FormatMismatch(declared=declared, found=found) from None
 
-    async def _land(self, verb: str, image: Image, token: str, content: Content) -> None:
+    async def _land(self, verb: str, image: Image, claim: Claim, content: Content) -> None:
         now = self.runtime.now_us()
 
         async def body(tx: Transaction) -> bool:
             if verb == "stage":
-                done = await images.staged(tx, image.id, token, content, now)
+                done = await images.staged(tx, image.id, claim.token, content, now)
             else:
-                done = await images.land(tx, image.id, token, content, HASH, now)
+                done = await images.land(tx, image.id, claim.token, content, HASH, now)
             if done and self.quotas.storage_bytes and image.owner is not None:
                 await images.count_behind(tx, image.owner)
                 used = await images.used_bytes(tx, image.owner)
@@ -185,51 +275,62 @@ class Uploads:
             return done
 
         if not await self.db.transact(body):
-            raise Vanished(image=image.id)
+            raise await self._lost(image.id)
+        claim.settled = True
 
-    async def _take_back(self, image_id: str, kind: str, token: str) -> None:
-        """The bytes first: the image must not be free for another upload while ours are still there."""
+    async def _take_back(self, claim: Claim, kind: str) -> None:
+        """The bytes first: the image must not be free for another upload while ours are still there. What another process has taken over
+        it takes back; what was deleted has no bytes."""
         try:
-            await self.data.delete(image_id, kind)
-            await self.db.transact(lambda tx: images.give_up(tx, image_id, token, self.runtime.now_us()))
+            if await self._mine(claim):
+                await self.data.delete(claim.image_id, kind)
+                await self.db.transact(lambda tx: images.give_up(tx, claim.image_id, claim.token, self.runtime.now_us()))
+            elif await images.upload_of(self.db, claim.image_id) is None:
+                await self.data.delete(claim.image_id)
+            claim.settled = True
         except Exception as error:
-            self._doubtful = True
-            self.log.error("an upload could not be taken back; it is tried again", image=image_id, error=error)
+            self.log.error("an upload could not be taken back; it is tried again", image=claim.image_id, error=error)
 
     async def promote(self, image: Image) -> Content:
         """The import of staged bytes: uploading -> importing -> active. The caller has seen `image.staged`."""
         content = image.staged
         assert content is not None
-        token = self.runtime.uuid()
-        self._running[token] = image.id
+        claim = self._claim(image.id)
         try:
-            if not await self.db.transact(lambda tx: images.begin_import(tx, image, token, self.runtime.now_us())):
+            now = self.runtime.now_us()
+            if not await self._take(claim, lambda tx, until: images.begin_import(tx, image, claim.token, until, now)):
+                claim.settled = True
                 await self._explain("import", image.id)
-            await self._finish_import(image.id, token, content)
-        except (Lost, OSError):
-            self._doubtful = True
-            raise
+            await self._finish_import(claim, content)
         finally:
-            self._running.pop(token, None)
+            self._end(claim)
         return content
 
-    async def _finish_import(self, image_id: str, token: str, content: Content) -> None:
+    async def _finish_import(self, claim: Claim, content: Content) -> None:
+        image_id = claim.image_id
         self.runtime.point("image promote")
+        if not await self._mine(claim):
+            claim.settled = True
+            raise await self._lost(image_id)
         try:
             await self.data.promote(image_id)
         except Missing:
-            await self._take_back(image_id, "", token)
+            await self._take_back(claim, "")
             raise BytesMissing(image=image_id) from None
         self.runtime.point("image promoted")
         now = self.runtime.now_us()
-        if not await self.db.transact(lambda tx: images.land(tx, image_id, token, content, HASH, now)):
+        landed = await self.db.transact(lambda tx: images.land(tx, image_id, claim.token, content, HASH, now))
+        if not landed and await images.upload_of(self.db, image_id) is None:
             await self.data.delete(image_id)
-            raise Vanished(image=image_id)
+        claim.settled = True
+        if not landed:
+            raise await self._lost(image_id)
 
     async def deleted(self, image_id: str) -> None:
         """The row is gone: take the bytes away, and stop an upload that still runs."""
-        if image_id in self._running.values():
-            self._doomed[image_id] = None
+        for claim in self._running.values():
+            if claim.image_id == image_id:
+                claim.doomed = True
         try:
             await self.data.delete(image_id)
         except OSError as error:
@@ -244,46 +345,94 @@ class Uploads:
 
     async def mend(self) -> None:
         """Called now and then: put right what is in doubt."""
-        if not self._doubtful:
+        if self.exclusive and not self._doubtful:
             return
-        self._doubtful = False
+        sweep, self._doubtful = self._doubtful, False
         try:
             await self.recover()
+            if sweep:
+                await self._sweep()
         except Exception as error:
-            self._doubtful = True
+            self._doubtful = self._doubtful or sweep
             self.log.error("what is left of uploads could not be put right; it is tried again", error=error)
 
     async def recover(self) -> int:
-        """Give back what nobody has under way and sweep the store. For the one process that owns this state."""
+        """Put right the images that are in the name of an upload which nobody has under way; how many."""
+        left, self._left = self._left, {}
         count = 0
-        for image in await images.unfinished(self.db):
-            if image.upload in self._running:
-                continue
-            count += 1
-            self.log.info("an interrupted upload is taken back", image=image.id, status=image.status)
-            try:
-                if image.status == "importing" and image.staged is not None:
-                    await self._finish_import(image.id, image.upload, image.staged)
-                else:
-                    await self._take_back(image.id, IMAGE if image.status == "saving" else STAGED, image.upload)
-            except BytesMissing as error:
-                self.log.warning("an interrupted import lost its bytes", image=image.id, error=error)
-        return count + await self._sweep()
+        try:
+            for image, until in await images.unfinished(self.db):
+                if image.upload not in self._running and (image.upload in left or self._dead(image, until)):
+                    count += await self._take_over(image, until)
+        except BaseException:
+            self._left.update(left)
+            raise
+        return count
 
-    async def _sweep(self) -> int:
+    def _dead(self, image: Image, until: int) -> bool:
+        """Whether nobody works for the name on an image any more. Without a lease it is an earlier release's."""
+        until = until or image.updated_at + int(UNLEASED_S * 1_000_000)
+        return self.exclusive or until < self.db.now_us()
+
+    async def _take_over(self, image: Image, was_until: int) -> bool:
+        """False when somebody else was quicker."""
+        claim = self._claim(image.id)
+        try:
+            if not await self._take(claim, lambda tx, until: images.take_over(tx, image, was_until, claim.token, until)):
+                claim.settled = True
+                return False
+            self.log.info("an interrupted upload is taken back", image=image.id, status=image.status)
+            await self._remove_parts(claim)
+            if image.status == "importing" and image.staged is not None:
+                await self._finish_import(claim, image.staged)
+            elif image.status == "queued" or (image.status == "uploading" and image.staged is not None):
+                await self._remove_unwanted(claim, "" if image.status == "queued" else IMAGE)
+            else:
+                await self._take_back(claim, IMAGE if image.status == "saving" else STAGED)
+        except (BytesMissing, Overtaken, Vanished) as error:
+            self.log.warning("an interrupted upload could not be finished", image=image.id, error=error)
+        finally:
+            self._end(claim)
+        return True
+
+    async def _remove_parts(self, claim: Claim) -> None:
+        """So that whoever had the image, and was asleep, cannot commit any more."""
+        if self.exclusive:
+            return
+        entries = [e for e in await self.data.entries() if e.image_id == claim.image_id and e.kind not in (IMAGE, STAGED)]
+        for entry in entries:
+            if await self._mine(claim):
+                await self.data.remove(entry)
+
+    async def _remove_unwanted(self, claim: Claim, kind: str) -> None:
+        """Of an image that nobody uploads to: bytes that should not be there. The claim keeps uploads away meanwhile."""
+        if await self._mine(claim):
+            await self.data.delete(claim.image_id, kind)
+            await self.db.transact(lambda tx: images.release(tx, claim.image_id, claim.token))
+        claim.settled = True
+
+    async def _sweep(self) -> None:
+        """What is in an upload's name is left alone: it is that upload's, or `recover`'s."""
         entries = await self.data.entries()
-        swept = 0
         for at in range(0, len(entries), SWEEP_BATCH):
             batch = entries[at : at + SWEEP_BATCH]
             known = await images.statuses(self.db, list(dict.fromkeys(e.image_id for e in batch)))
             for entry in batch:
-                status, staged = known.get(entry.image_id, ("deleted", False))
+                status, staged, upload = known.get(entry.image_id, ("deleted", False, ""))
                 wanted = (entry.kind == IMAGE and status in WITH_DATA) or (entry.kind == STAGED and status == "uploading" and staged)
-                if not wanted and entry.image_id not in self._running.values():
-                    swept += 1
-                    self.log.info("bytes that belong to no image are removed", image=entry.image_id, kind=entry.kind)
+                if wanted or upload or any(claim.image_id == entry.image_id for claim in self._running.values()):
+                    continue
+                self.log.info("bytes that belong to no image are removed", image=entry.image_id, kind=entry.kind)
+                if entry.kind in (IMAGE, STAGED) and status in ("queued", "uploading"):
+                    await self._clear(entry.image_id)
+                else:
                     await self.data.remove(entry)
-        return swept
+
+    async def _clear(self, image_id: str) -> None:
+        """Unwanted bytes under a name that an upload may use at any moment."""
+        image = await images.get(self.db, image_id)
+        if image is not None and not image.upload and image.status in ("queued", "uploading"):
+            await self._take_over(image, 0)
 
 
 class _Flow:

@@ -48,7 +48,9 @@ def _begin(verb: str) -> Any:
     return prepared(
         sa.update(images)
         .where(images.c.id == _bind("key"), images.c.status.in_(sorted(arrow.sources)), images.c.upload == "")
-        .values(status=arrow.during, upload=_bind("token"), updated_at=_bind("now"), revision=images.c.revision + 1)
+        .values(
+            status=arrow.during, upload=_bind("token"), upload_until=_bind("until"), updated_at=_bind("now"), revision=images.c.revision + 1
+        )
     )
 
 
@@ -60,6 +62,7 @@ _LAND = prepared(
     .values(
         status="active",
         upload="",
+        upload_until=0,
         staged=sa.null(),
         revision=images.c.revision + 1,
         **{
@@ -73,6 +76,7 @@ _STAGED = prepared(
     .where(_MINE, images.c.status == "uploading")
     .values(
         upload="",
+        upload_until=0,
         size=_bind("new_size"),
         staged=_bind("content", type_=images.c.staged.type),
         updated_at=_bind("now"),
@@ -82,12 +86,20 @@ _STAGED = prepared(
 _IMPORT = prepared(
     sa.update(images)
     .where(images.c.id == _bind("key"), images.c.status == "uploading", images.c.upload == "", images.c.revision == _bind("was"))
-    .values(status="importing", upload=_bind("token"), updated_at=_bind("now"), revision=images.c.revision + 1)
+    .values(status="importing", upload=_bind("token"), upload_until=_bind("until"), updated_at=_bind("now"), revision=images.c.revision + 1)
 )
 _GIVE_UP = prepared(
     sa.update(images)
     .where(_MINE, images.c.status.in_(sorted(IMAGE["give up"].sources)))
-    .values(status="queued", upload="", size=sa.null(), staged=sa.null(), updated_at=_bind("now"), revision=images.c.revision + 1)
+    .values(
+        status="queued",
+        upload="",
+        upload_until=0,
+        size=sa.null(),
+        staged=sa.null(),
+        updated_at=_bind("now"),
+        revision=images.c.revision + 1,
+    )
 )
 _MOVE = {
     verb: prepared(
@@ -97,9 +109,27 @@ _MOVE = {
     )
     for verb in ("deactivate", "reactivate")
 }
-_UNFINISHED = prepared(sa.select(*_COLUMNS).where(images.c.upload != "").order_by(images.c.id))
+_PROLONG = prepared(sa.update(images).where(_MINE).values(upload_until=_bind("until")))
+_TAKE_OVER = prepared(
+    sa.update(images)
+    .where(
+        images.c.id == _bind("key"),
+        images.c.upload == _bind("was"),
+        images.c.upload_until == _bind("was_until"),
+        images.c.revision == _bind("at"),
+    )
+    .values(upload=_bind("token"), upload_until=_bind("until"))
+)
+_RELEASE = prepared(sa.update(images).where(_MINE).values(upload="", upload_until=0))
+_UPLOAD = prepared(sa.select(images.c.upload).where(images.c.id == _bind("id")))
+_AMONG = images.c.upload.in_(_bind("tokens", expanding=True))
+_PROLONG_ALL = prepared(sa.update(images).where(_AMONG).values(upload_until=_bind("until")))
+_HELD = prepared(sa.select(images.c.upload).where(_AMONG).order_by(images.c.upload))
+_UNFINISHED = prepared(sa.select(*_COLUMNS, images.c.upload_until).where(images.c.upload > "").order_by(images.c.id))
 _STATUSES = prepared(
-    sa.select(images.c.id, images.c.status, images.c.staged).where(images.c.id.in_(_bind("ids", expanding=True))).order_by(images.c.id)
+    sa.select(images.c.id, images.c.status, images.c.staged, images.c.upload)
+    .where(images.c.id.in_(_bind("ids", expanding=True)))
+    .order_by(images.c.id)
 )
 _USED = prepared(
     sa.select(sa.func.coalesce(sa.func.sum(images.c.size), 0)).where(images.c.owner == _bind("owner"), images.c.size.is_not(None))
@@ -134,7 +164,7 @@ async def _index(tx: Transaction, image: Image) -> None:
 
 async def insert(tx: Transaction, image: Image) -> None:
     """Raises Duplicate when the id is taken, or was that of an image since deleted."""
-    await tx.run(_INSERT, msgspec.structs.asdict(image))
+    await tx.run(_INSERT, {**msgspec.structs.asdict(image), "upload_until": 0})
     if await tx.one(_BURIED, {"id": image.id}):
         raise Duplicate("image_graves.image_id")
     await _index(tx, image)
@@ -165,8 +195,8 @@ async def delete(tx: Transaction, image_id: str, now: int) -> bool:
 # ---- statuses
 
 
-async def begin(tx: Transaction, verb: str, image_id: str, token: str, now: int) -> bool:
-    return bool(await tx.run(_BEGIN[verb], {"key": image_id, "token": token, "now": now}))
+async def begin(tx: Transaction, verb: str, image_id: str, token: str, until: int, now: int) -> bool:
+    return bool(await tx.run(_BEGIN[verb], {"key": image_id, "token": token, "until": until, "now": now}))
 
 
 async def land(tx: Transaction, image_id: str, token: str, content: Content, algorithm: str, now: int) -> bool:
@@ -185,8 +215,8 @@ async def staged(tx: Transaction, image_id: str, token: str, content: Content, n
     return bool(await tx.run(_STAGED, {"key": image_id, "token": token, "content": content, "new_size": content.size, "now": now}))
 
 
-async def begin_import(tx: Transaction, image: Image, token: str, now: int) -> bool:
-    return bool(await tx.run(_IMPORT, {"key": image.id, "was": image.revision, "token": token, "now": now}))
+async def begin_import(tx: Transaction, image: Image, token: str, until: int, now: int) -> bool:
+    return bool(await tx.run(_IMPORT, {"key": image.id, "was": image.revision, "token": token, "until": until, "now": now}))
 
 
 async def give_up(tx: Transaction, image_id: str, token: str, now: int) -> bool:
@@ -198,14 +228,41 @@ async def move(tx: Transaction, verb: str, image_id: str, now: int) -> bool:
     return bool(await tx.run(_MOVE[verb], {"key": image_id, "now": now}))
 
 
-async def unfinished(reader: Reader) -> list[Image]:
-    """Images with an upload or import under way."""
-    return [image_of(row) for row in await reader.all(_UNFINISHED)]
+async def unfinished(reader: Reader) -> list[tuple[Image, int]]:
+    """Images in an upload's name, and until when."""
+    return [(image_of(row[:-1]), row[-1]) for row in await reader.all(_UNFINISHED)]
 
 
-async def statuses(reader: Reader, ids: Sequence[str]) -> dict[str, tuple[str, bool]]:
-    """id -> (status, whether bytes are staged), of those that exist."""
-    return {row[0]: (row[1], row[2] is not None) for row in await reader.all(_STATUSES, {"ids": list(ids)})}
+async def upload_of(reader: Reader, image_id: str) -> str | None:
+    """In which upload's name the image is ("": none's); None when it is gone."""
+    row = await reader.one(_UPLOAD, {"id": image_id})
+    return str(row[0]) if row else None
+
+
+async def prolong(tx: Transaction, image_id: str, token: str, until: int) -> bool:
+    return bool(await tx.run(_PROLONG, {"key": image_id, "token": token, "until": until}))
+
+
+async def prolong_all(tx: Transaction, tokens: Sequence[str], until: int) -> dict[str, None]:
+    """Those that still have their image."""
+    await tx.run(_PROLONG_ALL, {"tokens": list(tokens), "until": until})
+    return {row[0]: None for row in await tx.all(_HELD, {"tokens": list(tokens)})}
+
+
+async def take_over(tx: Transaction, image: Image, was_until: int, token: str, until: int) -> bool:
+    """Into another upload's name, if the row is what `image` shows and the lease still the one that was seen."""
+    values = {"key": image.id, "was": image.upload, "was_until": was_until, "at": image.revision, "token": token, "until": until}
+    return bool(await tx.run(_TAKE_OVER, values))
+
+
+async def release(tx: Transaction, image_id: str, token: str) -> bool:
+    """Out of the upload's name, otherwise as it is."""
+    return bool(await tx.run(_RELEASE, {"key": image_id, "token": token}))
+
+
+async def statuses(reader: Reader, ids: Sequence[str]) -> dict[str, tuple[str, bool, str]]:
+    """id -> (status, whether bytes are staged, in which upload's name), of those that exist."""
+    return {row[0]: (row[1], row[2] is not None, row[3]) for row in await reader.all(_STATUSES, {"ids": list(ids)})}
 
 
 async def count_behind(tx: Transaction, owner: str) -> None:

@@ -1,5 +1,6 @@
 """Image's tables. Times are microseconds.
 
+`images.upload_until` is the lease of `images.upload`, by the database's clock: until then other processes leave that upload alone.
 `images.tags` and `images.properties` are the truth; image_tags and image_properties are what filters look into, written in the same
 transaction. `image_graves` remembers the ids of deleted images, so that none is ever given to another.
 """
@@ -37,7 +38,8 @@ images = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
-    sa.Column("upload", ID, nullable=False),
+    sa.Column("upload", ID, nullable=False, index=True),
+    sa.Column("upload_until", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("staged", Json(Content)),
     sa.Index("images_newest", "created_at", "id"),
 )
