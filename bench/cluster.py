@@ -149,7 +149,7 @@ def measure(given: argparse.Namespace, cluster: Cluster, server: Any, broker: An
     asyncio.run(boots(apis, api.token, body, max(50, given.boots // 10), given.abreast, given.poll))
     ours = [*apis, *conductors, hypervisors]
     before = {p.name: p.cpu_s() for p in ours}
-    others = {given.database: server.process.pid, "rabbitmq": broker.pids[0] if broker.pids else 0}
+    others = {given.database: server.process.pid, "rabbitmq": broker.pids[-1]}
     before_others = {name: tree_cpu_s(pid) for name, pid in others.items() if pid}
     wall, took, made = asyncio.run(boots(apis, api.token, body, given.boots, given.abreast, given.poll))
     took.sort()

@@ -2,7 +2,8 @@
 
 What a host's own ports and routers wait for goes out at once; news about others (addresses, members of groups, peers) is collected for a
 moment, so that a storm of boots becomes few messages: for `window_s`, and the longer the last round took, so that news costs a bounded
-share of the process. A host that does not answer is left alone until its agent asks for its state.
+share of the process. A round tells each host once: what comes up meanwhile waits for the next round. A host that does not answer is left
+alone until its agent asks for its state.
 
 Where several processes could do this, only the one that leads does (`leadership.py`): `lead` begins it, `rest` ends it, and before each
 stage of commands it is asked whether it still may.
@@ -48,7 +49,7 @@ class Dispatcher:
         """host -> commands sent in its session"""
         self._life = runtime.uuid_hex()[:8]
         self._sending: dict[str, bool] = {}
-        """Hosts that are being told something -> whether that shall be all there is, news about others too"""
+        """Hosts that are being told something -> whether they shall be told news about others too, before that ends"""
         self._collecting = False
         self._round_began: float | None = None
         self._round_s = 0.0
@@ -108,7 +109,8 @@ class Dispatcher:
         epoch = self.online.get(host)
         try:
             while self.online.get(host) == epoch and self.may_act():
-                order = self.topology.take(host, news=self._sending[host])
+                news, self._sending[host] = self._sending[host], False  # what comes from now on waits for the next round
+                order = self.topology.take(host, news=news)
                 if not order:
                     return
                 if order.resync:
