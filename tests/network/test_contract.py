@@ -5,10 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from kilonova.core.errors import Conflict, Error
-from kilonova.network.contract import NicRequest, WiringFailed
+from kilonova.network.contract import LAST_TURN, InterfacesReleased, NicRequest, WiringFailed
 from kilonova.network.errors import AutoNetworkImpossible, IpAddressGenerationFailure, NetworkAmbiguous, NicPortInUse, PortLimitExceeded
+from kilonova.network.service import LATE_S
+from kilonova.network.store import fences
+from kilonova.network.store.tables import server_fences
 
 from .conftest import World, allocate
 
@@ -258,5 +262,114 @@ def test_network_data_of_a_config_drive(run: Run) -> None:
         assert second["routes"] == [{"network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": "10.1.0.1"}]
         assert data["services"] == [{"type": "dns", "address": "9.9.9.9"}]
         assert await w.service.network_data(ctx, "nobody") == {}
+
+    run(story)
+
+
+# ---- turns: what comes late
+
+
+def test_an_allocate_that_comes_after_the_release_of_its_turn_is_refused(run: Run) -> None:
+    async def story(w: World) -> None:
+        await w.host("h1")
+        await w.host("h2")
+        ctx, net = w.ctx(), (await w.client().network())["id"]
+
+        async def ports(server_id: str, turn: int, host: str = "h1", *, first: bool = False) -> list[str]:
+            return [nic.port_id for nic in await w.service.allocate(ctx, allocate(server_id, host, net, turn=turn, first=first))]
+
+        await w.service.release(ctx, "s1", up_to=7)  # nothing was there
+        for first in (True, False):
+            with pytest.raises(InterfacesReleased):
+                await ports("s1", 7, first=first)
+        made = await ports("s1", 8)
+        assert await ports("s1", 8) == made, "the same again is no error"
+        await w.service.release(ctx, "s1", up_to=8)
+        with pytest.raises(InterfacesReleased):
+            await ports("s1", 8)
+        assert await ports("s1", 9, "h2", first=True) != made, "another host, though somebody says that nothing was there"
+        await w.service.release(ctx, "s1", up_to=LAST_TURN)
+        for turn in (0, 9, 10, 1 << 40):
+            with pytest.raises(InterfacesReleased):
+                await ports("s1", turn)
+        assert await w.service.nics(ctx, "s1") == ()
+
+    run(story)
+
+
+def test_a_release_of_an_earlier_turn_leaves_what_a_later_one_has(run: Run) -> None:
+    async def story(w: World) -> None:
+        await w.host("h1")
+        user, ctx = w.client(), w.ctx()
+        net = (await user.network())["id"]
+        mine = (await user.create("ports", network_id=net, name="mine"))["id"]
+        both = (NicRequest(network_id=net), NicRequest(port_id=mine))
+        for turn, first in ((3, True), (4, False)):
+            have = await w.service.allocate(ctx, allocate("s1", "h1", networks=both, turn=turn, first=first))
+        await w.service.release(ctx, "s1", up_to=3)
+        assert [nic.port_id for nic in await w.service.nics(ctx, "s1")] == [nic.port_id for nic in have]
+        with pytest.raises(InterfacesReleased):
+            await w.service.allocate(ctx, allocate("s1", "h2", networks=both, turn=3))
+        await w.service.release(ctx, "s1", up_to=4)
+        assert await w.service.nics(ctx, "s1") == ()
+        assert (await user.get("ports", mine))["device_id"] == ""
+
+    run(story)
+
+
+def test_who_knows_of_no_turns_allocates_and_releases_as_before(run: Run) -> None:
+    """Compute of the release before, whose undo is followed by another host."""
+
+    async def story(w: World) -> None:
+        await w.host("h1")
+        ctx, net = w.ctx(), (await w.client().network())["id"]
+        await w.service.allocate(ctx, allocate("s1", "h1", net, turn=5))
+        for _ in range(2):
+            await w.service.release(ctx, "s1")
+            assert await w.service.nics(ctx, "s1") == ()
+            assert len(await w.service.allocate(ctx, allocate("s1", "h1", net))) == 1
+        await w.service.release(ctx, "s1", up_to=6)
+        assert await w.service.nics(ctx, "s1") == ()
+
+    run(story)
+
+
+def test_releases_are_forgotten_after_an_hour(run: Run) -> None:
+    async def story(w: World) -> None:
+        await w.host("h1")
+        ctx, net = w.ctx(), (await w.client().network())["id"]
+        for server_id in ("kept", "gone", "again"):
+            await w.service.allocate(ctx, allocate(server_id, "h1", net, turn=1, first=True))
+        for server_id in ("gone", "again", "never"):
+            await w.service.release(ctx, server_id, up_to=1)
+        await w.service.allocate(ctx, allocate("again", "h1", net, turn=2))
+        now = w.service.runtime.now_us()
+
+        async def rows(before: int) -> dict[str, tuple[int, int]]:
+            await w.service.db.transact(lambda tx: fences.prune(tx, before))
+            found = await w.service.db.all(sa.select(server_fences).order_by(server_fences.c.server_id))
+            return {row[0]: (row[1], row[2]) for row in found}
+
+        assert await rows(now - LATE_S * 1_000_000) == {"again": (2, 1), "gone": (1, 1), "kept": (1, 0), "never": (0, 1)}
+        assert await rows(now + 1) == {"again": (2, 1), "kept": (1, 0)}
+
+    run(story)
+
+
+def test_of_an_allocate_and_a_release_at_one_moment_no_port_is_left(run: Run) -> None:
+    async def story(w: World) -> None:
+        await w.host("h1")
+        ctx, net = w.ctx(), (await w.client().network())["id"]
+        outcomes = set()
+        for number in range(20):
+            server_id = f"s{number}"
+            request = allocate(server_id, "h1", net, turn=1, first=number % 4 < 2)
+            both = [w.service.allocate(ctx, request), w.service.release(ctx, server_id, up_to=LAST_TURN)]
+            made, released = await asyncio.gather(*(both if number % 2 else both[::-1]), return_exceptions=True)
+            for end in (made, released):
+                assert not isinstance(end, BaseException) or isinstance(end, InterfacesReleased), end
+            outcomes.add(any(isinstance(end, InterfacesReleased) for end in (made, released)))
+            assert await w.service.nics(ctx, server_id) == ()
+        assert outcomes == {True, False}, "either may come first"
 
     run(story)
