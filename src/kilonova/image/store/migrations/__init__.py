@@ -3,4 +3,4 @@
 from kilonova.core.db.schema import History
 from kilonova.image.store.tables import metadata
 
-HISTORY = History(service="image", metadata=metadata, package=__name__, head=1, compatible_back_to=1)
+HISTORY = History(service="image", metadata=metadata, package=__name__, head=2, compatible_back_to=1)
