@@ -139,7 +139,7 @@ def test_a_program_too_old_is_refused_and_one_old_enough_is_not(open_it: Open) -
         with pytest.raises(TooOld) as caught:
             await sync(db, [IMAGE])
         assert caught.value.message == (
-            "The database is at revision 7 of image, which needs a program that knows 5 or newer; this one knows 1."
+            f"The database is at revision 7 of image, which needs a program that knows 5 or newer; this one knows {IMAGE.head}."
         )
         with pytest.raises(TooOld):
             await check(db, [IMAGE])
