@@ -248,7 +248,7 @@ def test_what_a_process_lost_itself_it_takes_back_at_once(tmp_path: Path) -> Non
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await t.w.status(image.id) == "saving"
-        del t.store.delete  # type: ignore[method-assign]
+        del t.store.delete
         await t.second.uploads.mend()
         assert await t.w.status(image.id) == "saving"
         await t.first.uploads.mend()
