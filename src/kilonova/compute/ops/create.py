@@ -282,7 +282,11 @@ async def _build_on(
                 undo.keep()  # the next attempt goes on from here
                 raise
             maybe = touched or (sent and not isinstance(error, Undelivered))
-            left = await _left(c, op, server, host.host, error) if maybe else None
+            try:
+                left = await _left(c, op, server, host.host, error) if maybe else None
+            except Superseded:
+                undo.keep()  # a late runner has settled it, and another verb has come since: all of it is the server's
+                raise
             if left is not None:
                 undo.keep()
                 raise left from error
