@@ -297,3 +297,18 @@ def test_the_sweep_takes_leftovers_and_nothing_else(tmp_path: Path) -> None:
         assert [await t.bytes_of(i) for i in (active, queued, staged, busy)] == [FIRST, SECOND, FIRST, FIRST]
 
     run(tmp_path, story)
+
+
+def test_a_part_of_a_dead_process_goes_though_its_image_was_deleted_within_the_lease(tmp_path: Path) -> None:
+    async def story(t: Two) -> None:
+        image = await t.image()
+        now = t.clock.now_us()
+        assert await t.w.db.transact(lambda tx: images.begin(tx, "upload", image.id, "dead", now + 30_000_000, now))
+        (tmp_path / "images" / f".{image.id}.x.part").write_bytes(b"left")
+        await t.second.start()
+        assert len(await t.w.names_stored()) == 1
+        assert (await t.w.member.delete(f"/v2/images/{image.id}")).status == 204
+        await t.second.uploads.mend()
+        assert await t.w.names_stored() == []
+
+    run(tmp_path, story)

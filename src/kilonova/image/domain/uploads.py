@@ -412,7 +412,8 @@ class Uploads:
         claim.settled = True
 
     async def _sweep(self) -> None:
-        """What is in an upload's name is left alone: it is that upload's, or `recover`'s."""
+        """What is in an upload's name is left alone: it is that upload's, or `recover`'s. If the upload is not ours it is looked at again:
+        its process may be dead, and the image be deleted before the lease has run out."""
         entries = await self.data.entries()
         for at in range(0, len(entries), SWEEP_BATCH):
             batch = entries[at : at + SWEEP_BATCH]
@@ -420,6 +421,8 @@ class Uploads:
             for entry in batch:
                 status, staged, upload = known.get(entry.image_id, ("deleted", False, ""))
                 wanted = (entry.kind == IMAGE and status in WITH_DATA) or (entry.kind == STAGED and status == "uploading" and staged)
+                if upload and upload not in self._running:
+                    self._doubtful = True
                 if wanted or upload or any(claim.image_id == entry.image_id for claim in self._running.values()):
                     continue
                 self.log.info("bytes that belong to no image are removed", image=entry.image_id, kind=entry.kind)
