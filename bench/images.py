@@ -91,7 +91,7 @@ async def kilonova(folder: Path, runtime: Runtime, log: Log) -> Any:
     db, policy = SQLite(str(folder / "db"), runtime), Policy(RULES)
     await db.create(ImageService.metadata)
     data = drivers.load("file", str(folder / "images"))
-    service = ImageService(db=db, runtime=runtime, log=log, settings=settings, policy=policy, data=data)
+    service = ImageService(db=db, runtime=runtime, log=log, settings=settings, policy=policy, data=data, exclusive=True)
     await service.start()
     return edge(service, authenticate=FakeTokens().authenticate)
 
