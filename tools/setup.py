@@ -53,6 +53,8 @@ PACKAGES = {
     "mtools": "guest image: files on it",
     "syslinux": "guest image: boot loader",
     "openssl": "guest image: password hash",
+    "gcc": "libraries that tests and benchmarks load into processes: clocks that jump, disks that are slow",
+    "libc6-dev": "likewise",
     "postgresql-15": "tests on PostgreSQL: they start servers of their own",
     "mariadb-server": "tests on MariaDB, likewise",
     "galera-4": "tests on a Galera cluster",

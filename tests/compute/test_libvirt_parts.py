@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from kilonova.compute.drivers import DriverError, GuestSpec, ImageSpec, NicSpec, qcow2
 from kilonova.compute.drivers.libvirt import acceleration, console, domain, files, images
 from kilonova.compute.drivers.libvirt.connection import ProbeCache, translate
-from kilonova.compute.drivers.libvirt.driver import _root_bytes, _short_alias
+from kilonova.compute.drivers.libvirt.driver import Libvirt, _root_bytes, _short_alias
 
 ID = "00000000-0000-4000-8000-000000000001"
 GIB = 1 << 30
@@ -446,3 +446,24 @@ def test_probe_cache_is_kept_by_binary(tmp_path: Path) -> None:
     assert list(third.inside.iterdir()) == []
     with pytest.raises(DriverError, match="not installed"):
         ProbeCache(tmp_path / "cache", tmp_path / "root4", tmp_path / "none")
+
+
+def test_a_guest_that_ends_while_it_is_counted_has_no_pid(tmp_path: Path) -> None:
+    class Guest:
+        def __init__(self, name: str) -> None:
+            self.name = lambda: name
+
+    class Host:
+        embedded = True
+
+        def listAllDomains(self, flags: int) -> list[Guest]:
+            return [Guest("instance-1"), Guest("instance-2"), Guest("instance-3")]
+
+    folder = tmp_path / "run" / "qemu"
+    folder.mkdir(parents=True)
+    (folder / "instance-1.pid").write_text("12\n")
+    (folder / "instance-3.pid").write_text("")
+    driver = Libvirt.__new__(Libvirt)
+    driver.embed_root = tmp_path
+    driver._connection = Host()  # type: ignore[assignment]
+    assert driver._pids(Host()) == [12]

@@ -269,7 +269,7 @@ async def _build_on(
         try:
             undo.push(_unwire, c, op, turn)
             both = [_place(c, op, server, cell, host, scheduling, new=new), _wired(c, op, args, server, host, turn=turn, first=first)]
-            _, placed = await c.tasks.gather(f"create {server.id}", both)
+            revision, placed = await c.tasks.gather(f"create {server.id}", both)
             await superseded(cell, server.id, GENERATION)
             guest = await guest_of(c, placed, image=args.image)
             sent = True
@@ -292,7 +292,7 @@ async def _build_on(
                 raise left from error
             raise
         undo.keep()
-    await _settle(c, op, placed, cell, done.power_state)
+    await _settle(c, op, placed, revision, cell, done.power_state)
 
 
 def _elsewhere(c: ComputeService, error: Exception, host: str) -> bool:
@@ -415,10 +415,10 @@ async def _map(c: ComputeService, server_id: str, cell: Cell) -> None:
     c.cells.remember(server_id, cell)
 
 
-async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, host: Host, scheduling: Scheduling, *, new: bool) -> None:
-    """The server's row in the host's cell, and then the mapping that points there."""
+async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, host: Host, scheduling: Scheduling, *, new: bool) -> int:
+    """The server's row in the host's cell, and then the mapping that points there. Returns the row's revision."""
 
-    async def row(tx: Transaction) -> None:
+    async def row(tx: Transaction) -> int:
         now = c.runtime.now_us()
         changes: dict[str, Any] = {
             "host": host.host,
@@ -430,19 +430,23 @@ async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, h
         if await servers.get(tx, server.id) is None:
             await servers.insert(tx, msgspec.structs.replace(server, revision=server.revision + 1, updated_at=now, **changes))
             await actions.insert(tx, _action(op, server))
-        elif not await servers.place(tx, server.id, GENERATION, now, **changes):
+            return server.revision + 1
+        if not await servers.place(tx, server.id, GENERATION, now, **changes):
             found = await servers.get(tx, server.id)
             if found is not None and not found.deleted and found.generation == GENERATION and found.state == "active":
                 raise LostLease(operation=op.id)  # a late runner has settled it: who adopts this looks after the guest (_confirm)
             raise Superseded(server=server.id)
+        now_is = await servers.outline(tx, server.id)
+        return now_is.revision if now_is is not None else -1
 
     try:
-        await cell.db.transact(row)
+        revision = await cell.db.transact(row)
     except Lost as error:
         if new and c.cells.only is None and not isinstance(error, OutcomeUnknown):
             raise CellAway(cell=cell.uuid) from error
         raise
     await _map(c, server.id, cell)
+    return revision
 
 
 def _action(op: Operation, server: Server) -> Action:
@@ -473,9 +477,9 @@ def _event(c: ComputeService, op: Operation, host: str | None, error: Error | No
     )
 
 
-async def _settle(c: ComputeService, op: Operation, server: Server, cell: Cell, power_state: int) -> None:
-    """A row that is no longer being built on this host is another verb's, or has been written by another runner: then the one that holds
-    the operation is right."""
+async def _settle(c: ComputeService, op: Operation, server: Server, revision: int, cell: Cell, power_state: int) -> None:
+    """A row that is not as this runner has left it, being built on this host, is another verb's, or has been written by another runner
+    or by its user: then the one that holds the operation is right."""
     surely = False
 
     async def body(tx: Transaction) -> bool:
@@ -486,7 +490,7 @@ async def _settle(c: ComputeService, op: Operation, server: Server, cell: Cell, 
             where = {"host": server.host, "node": server.node, "availability_zone": server.availability_zone}
             if not await servers.update_at(tx, server.id, GENERATION, now, **changes, **where):
                 raise Superseded(server=server.id)
-        elif not await servers.built(tx, server.id, GENERATION, server.host or "", now, **changes):
+        elif not await servers.built(tx, server.id, GENERATION, revision, server.host or "", now, **changes):
             return False
         await actions.end(tx, op.id, now, None)
         await actions.add_event(tx, _event(c, op, server.host, None, now))

@@ -82,7 +82,7 @@ def _update(columns: tuple[str, ...], condition: str, *, new_verb: bool = False)
         if condition in (IF_BUILDING, IF_BUILDING_HERE):
             where.append(t.c.state == sa.bindparam("building"))
         if condition == IF_BUILDING_HERE:
-            where.append(t.c.host == sa.bindparam("here"))
+            where += [t.c.host == sa.bindparam("here"), t.c.revision == sa.bindparam("at_revision")]
         if condition == IF_ALLOWED:
             where += [
                 t.c.state.in_(sa.bindparam("states", expanding=True)),
@@ -116,10 +116,10 @@ async def place(tx: Transaction, server_id: str, generation: int, now: int, **ch
     return await tx.run(_update(tuple(changes), IF_BUILDING), values)
 
 
-async def built(tx: Transaction, server_id: str, generation: int, host: str, now: int, **changes: Any) -> int:
-    """The same, only while it is being built on this host."""
+async def built(tx: Transaction, server_id: str, generation: int, revision: int, host: str, now: int, **changes: Any) -> int:
+    """The same, only while it is being built on this host, and nobody has written it since."""
     changes["updated_at"] = now
-    values = {"key": server_id, "at_generation": generation, "building": "building", "here": host}
+    values = {"key": server_id, "at_generation": generation, "building": "building", "here": host, "at_revision": revision}
     return await tx.run(_update(tuple(changes), IF_BUILDING_HERE), values | {"to_" + k: v for k, v in changes.items()})
 
 

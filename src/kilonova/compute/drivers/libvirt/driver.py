@@ -433,7 +433,12 @@ class Libvirt:
         return int((self.embed_root / "run" / "qemu" / f"{name}.pid").read_text())
 
     def _pids(self, connection: Any) -> list[int]:
-        return [self._pid(guest.name()) for guest in connection.listAllDomains(_ACTIVE)] if self._connection.embedded else []
+        """Of the guests that run. One that ends meanwhile has no file any more."""
+        found: list[int] = []
+        for guest in connection.listAllDomains(_ACTIVE) if self._connection.embedded else ():
+            with contextlib.suppress(OSError, ValueError):
+                found.append(self._pid(guest.name()))
+        return found
 
     async def _shut_down(self, server_id: str, timeout_s: float) -> None:
         """The power button until it is obeyed; the plug after `timeout_s`."""
