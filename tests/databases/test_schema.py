@@ -118,6 +118,7 @@ def test_tables_from_before_there_were_revisions_are_adopted(open_it: Open) -> N
         db = open_it()
         await db.create(PLACEMENT.metadata)
         await db.transact(lambda tx: tx.run(sa.text("DROP TABLE placement_consumers")))
+        await db.transact(lambda tx: tx.run(sa.text("DROP TABLE placement_gone_consumers")))  # younger than revisions are
         await db.transact(
             lambda tx: tx.run(inserted(PLACEMENT.metadata.tables["placement_traits"]), {"name": "CUSTOM_A", "uses": 0, "created_at": 1})
         )

@@ -16,10 +16,11 @@ from kilonova.core.errors import Error, PolicyForbids
 from kilonova.core.log import Log, Sink
 from kilonova.core.runtime import Runtime
 from kilonova.placement import config as placement_config
-from kilonova.placement.contract import AlreadyClaimed, Inventory, NoCapacity, Placement, ProviderInUse
+from kilonova.placement.contract import AlreadyClaimed, ConsumerGone, Inventory, NoCapacity, Placement, ProviderInUse
 from kilonova.placement.domain.allocations import Wanted, replace
 from kilonova.placement.errors import BadInventory, DuplicateName, UnknownTrait
 from kilonova.placement.service import PlacementService
+from kilonova.placement.store import allocations
 from kilonova.testing.databases import open_test_database
 from kilonova.testing.tokens import context
 from tests.placement.conftest import COMPUTE, Run, World
@@ -398,5 +399,30 @@ def test_an_older_claim_is_not_given_back_once_a_later_one_has_taken_it_over(run
         assert (await placement.allocation(COMPUTE, SERVERS[0])) is not None
         await placement.release(COMPUTE, SERVERS[0])
         assert await placement.allocations(COMPUTE) == ()
+
+    run(story)
+
+
+def test_a_claim_that_comes_after_the_end_is_refused_for_an_hour(run: Run) -> None:
+    async def story(w: World) -> None:
+        placement = await made(w)
+        await placement.release(COMPUTE, SERVERS[0], for_good=True)  # before there was a claim
+        for generation in (1, 7):
+            with pytest.raises(ConsumerGone):
+                await placement.claim(COMPUTE, SERVERS[0], HOSTS[0], FLAVOR, "p1", "u1", generation=generation)
+        await placement.claim(COMPUTE, SERVERS[1], HOSTS[0], FLAVOR, "p1", "u1")
+        await asyncio.gather(*(placement.release(COMPUTE, SERVERS[1], for_good=True) for _ in range(4)))
+        with pytest.raises(ConsumerGone):
+            await placement.claim(COMPUTE, SERVERS[1], HOSTS[0], FLAVOR, "p1", "u1")
+        assert await used(placement) == {"VCPU": 0, "MEMORY_MB": 0}
+        # A release up to a generation, and one that may be followed by another claim, forbid nothing.
+        await placement.claim(COMPUTE, SERVERS[2], HOSTS[0], FLAVOR, "p1", "u1")
+        await placement.release(COMPUTE, SERVERS[2])
+        await placement.claim(COMPUTE, SERVERS[2], HOSTS[0], FLAVOR, "p1", "u1")
+        await w.service.db.transact(lambda tx: allocations.mark_gone(tx, SERVERS[3], 10, 0))
+        await w.service.db.transact(lambda tx: allocations.mark_gone(tx, SERVERS[4], 30, 20))
+        await placement.claim(COMPUTE, SERVERS[3], HOSTS[0], FLAVOR, "p1", "u1")
+        with pytest.raises(ConsumerGone):
+            await placement.claim(COMPUTE, SERVERS[4], HOSTS[0], FLAVOR, "p1", "u1")
 
     run(story)

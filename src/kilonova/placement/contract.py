@@ -6,9 +6,12 @@ from typing import Protocol
 import msgspec
 
 from kilonova.core.context import Context
-from kilonova.placement.errors import AlreadyClaimed, NoCapacity, ProviderInUse
+from kilonova.placement.errors import AlreadyClaimed, ConsumerGone, NoCapacity, ProviderInUse
 
-__all__ = ["Allocation", "AlreadyClaimed", "Inventory", "InventoryUsage", "NoCapacity", "Placement", "ProviderInUse", "ProviderUsage"]
+__all__ = [
+    "Allocation", "AlreadyClaimed", "ConsumerGone", "Inventory", "InventoryUsage", "NoCapacity", "Placement", "ProviderInUse",
+    "ProviderUsage",
+]  # fmt: skip
 
 MAX_UNIT = 2147483647
 
@@ -75,14 +78,15 @@ class Placement(Protocol):
         *,
         generation: int = 1,
     ) -> None:
-        """All or nothing. The same claim again is no error, and becomes the later generation's. Amounts of 0 are left out. Raises NoCapacity
-        (details: provider, resource_class, wanted, free), and AlreadyClaimed (details: provider) when the consumer holds anything else, or
-        of a later generation. generation: of the consumer; who may be overtaken by another claimant of the same consumer gives the
-        number by which it can be told who is later (an operation's epoch)."""
+        """All or nothing. The same claim again is no error, and becomes the later generation's. Amounts of 0 are left out. Raises
+        ConsumerGone, NoCapacity (details: provider, resource_class, wanted, free), and AlreadyClaimed (details: provider) when the consumer
+        holds anything else, or of a later generation. generation: of the consumer; who may be overtaken by another claimant of the same
+        consumer gives the number by which it can be told who is later (an operation's epoch)."""
         ...
 
-    async def release(self, ctx: Context, consumer_id: str, *, up_to: int | None = None) -> None:
-        """Give back everything that the consumer holds, if anything. up_to: only what is of this generation or an earlier one."""
+    async def release(self, ctx: Context, consumer_id: str, *, up_to: int | None = None, for_good: bool = False) -> None:
+        """Give back everything that the consumer holds, if anything. up_to: only what is of this generation or an earlier one. for_good:
+        a claim that comes late is refused (ConsumerGone; remembered for an hour)."""
         ...
 
     async def transfer(self, ctx: Context, consumer_id: str, to_consumer_id: str) -> None:

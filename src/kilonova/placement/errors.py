@@ -223,6 +223,13 @@ class NoCapacity(errors.Conflict):
     advice = "kilonova explain {provider}"
 
 
+class ConsumerGone(errors.Conflict):
+    """Of the contract's claim."""
+
+    code = "placement.consumer_gone"
+    title = "Consumer {consumer} has been released for good."
+
+
 class AlreadyClaimed(errors.Conflict):
     code = "placement.already_claimed"
     title = "Consumer {consumer} holds an allocation of resource provider {provider} already; release it first."

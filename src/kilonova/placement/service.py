@@ -16,6 +16,7 @@ from kilonova.placement.store import allocations, inventories, providers
 from kilonova.placement.store.tables import metadata
 
 TRIES = 5
+GONE_US = 3_600_000_000
 
 
 class PlacementService:
@@ -92,9 +93,21 @@ class PlacementService:
                     return None
         raise ConsumerConflict(expected="a free consumer", got=consumer_id)
 
-    async def release(self, ctx: Context, consumer_id: str, *, up_to: int | None = None) -> None:
+    async def release(self, ctx: Context, consumer_id: str, *, up_to: int | None = None, for_good: bool = False) -> None:
         _allow(ctx, "placement:allocations:delete")
-        await self.db.transact(lambda tx: claims.release(tx, consumer_id, up_to))
+        now = self.runtime.now_us()
+
+        async def body(tx: Transaction) -> None:
+            if for_good:
+                await allocations.mark_gone(tx, consumer_id, now, now - GONE_US)
+            await claims.release(tx, consumer_id, up_to)
+
+        for _ in range(TRIES):
+            try:
+                return await self.db.transact(body)
+            except Duplicate:  # somebody else has just marked it
+                continue
+        raise ConsumerConflict(expected="a free consumer", got=consumer_id)
 
     async def transfer(self, ctx: Context, consumer_id: str, to_consumer_id: str) -> None:
         _allow(ctx, "placement:allocations:manage")

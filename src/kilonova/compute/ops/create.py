@@ -30,7 +30,7 @@ from kilonova.core.errors import Error, Unavailable
 from kilonova.core.operations import LostLease, Operation
 from kilonova.core.undo import Undo
 from kilonova.network.contract import Allocate, InterfacesReleased, NicRequest
-from kilonova.placement.contract import NoCapacity
+from kilonova.placement.contract import ConsumerGone, NoCapacity
 
 GENERATION = 1
 SETTLING_S = 15.0
@@ -242,6 +242,8 @@ async def _claimed(c: ComputeService, op: Operation, server: Server, host: Host,
     except NoCapacity:
         c.hosts.stale()
         return False
+    except ConsumerGone:  # by the server's delete, while we were asleep
+        raise LostLease(operation=op.id) from None
     if not c.api_ops.valid(op.id) and not await c.api_ops.held(op):  # we may have been asleep: whoever came after us may be done already
         await c.placement.release(op.ctx, server.id, up_to=op.epoch)
         raise LostLease(operation=op.id)

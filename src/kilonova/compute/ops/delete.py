@@ -80,7 +80,7 @@ async def run(c: ComputeService, op: Operation) -> None:
             server = await servers.get(db, op.resource_id) or server
         await _end_guest(c, op, db, server)
     await c.network.release(op.ctx, op.resource_id, up_to=LAST_TURN)
-    await c.placement.release(op.ctx, op.resource_id)
+    await c.placement.release(op.ctx, op.resource_id, for_good=True)
     if cell is not None and server is not None and not server.deleted:
         await _mark(c, op, args, cell.db, server)
         if server.host is not None:

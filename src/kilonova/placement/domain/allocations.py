@@ -12,6 +12,7 @@ from kilonova.core.db import Duplicate, Transaction
 from kilonova.placement.errors import (
     AlreadyClaimed,
     ConsumerConflict,
+    ConsumerGone,
     Invalid,
     NoAllocations,
     NoCapacity,
@@ -42,8 +43,10 @@ async def claim(
     generation: int = 1,
     together: bool = False,
 ) -> None:
-    """Raises NoCapacity; Duplicate when the consumer exists (then see `same`). together: a server's usual three classes by one statement,
-    which raises NotAllFit without saying which one does not."""
+    """Raises NoCapacity; ConsumerGone; Duplicate when the consumer exists (then see `same`). together: a server's usual three classes by
+    one statement, which raises NotAllFit without saying which one does not."""
+    if await allocations.is_gone(tx, consumer_id):
+        raise ConsumerGone(consumer=consumer_id)
     await allocations.insert_consumer(tx, Consumer(consumer_id, project_id, user_id, "INSTANCE", generation, now, now))
     wanted = {name: resources[name] for name in sorted(resources) if resources[name]}
     if together and len(wanted) == 3:

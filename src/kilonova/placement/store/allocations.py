@@ -9,10 +9,13 @@ import sqlalchemy as sa
 from kilonova.core.db import Reader, Transaction
 from kilonova.core.db.statements import inserted, prepared
 from kilonova.placement.model import Consumer, Held
-from kilonova.placement.store.tables import allocations, consumers
+from kilonova.placement.store.tables import allocations, consumers, gone
 
 a, k = allocations.c, consumers.c
 _KEY = sa.bindparam("key", type_=sa.String())
+_GONE = prepared(sa.select(gone.c.consumer_id).where(gone.c.consumer_id == _KEY))
+_MARK_GONE = inserted(gone)
+_FORGET_GONE = prepared(sa.delete(gone).where(gone.c.released_at < sa.bindparam("before")))
 _INSERT_CONSUMER = inserted(consumers)
 _CONSUMER = prepared(sa.select(consumers).where(k.id == _KEY))
 _UPDATE_CONSUMER = prepared(
@@ -39,6 +42,19 @@ _OF_PROVIDER = prepared(
 )
 _DELETE = prepared(sa.delete(allocations).where(a.consumer_id == _KEY))
 _RENAME = prepared(sa.update(allocations).where(a.consumer_id == _KEY).values(consumer_id=sa.bindparam("to")))
+
+
+
+async def is_gone(reader: Reader, consumer_id: str) -> bool:
+    """Whether it was released for good."""
+    return await reader.one(_GONE, {"key": consumer_id}) is not None
+
+
+async def mark_gone(tx: Transaction, consumer_id: str, now: int, before: int) -> None:
+    """Forgets those that are gone since before `before`."""
+    await tx.run(_FORGET_GONE, {"before": before})
+    if not await is_gone(tx, consumer_id):
+        await tx.run(_MARK_GONE, {"consumer_id": consumer_id, "released_at": now})
 
 
 async def insert_consumer(tx: Transaction, consumer: Consumer) -> None:

@@ -65,6 +65,14 @@ allocations = sa.Table(
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
+gone = sa.Table(
+    "placement_gone_consumers",
+    metadata,
+    sa.Column("consumer_id", ID, primary_key=True),
+    sa.Column("released_at", sa.BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+"""Consumers that were released for good, an hour long: a claim of whoever was asleep comes late."""
 classes = sa.Table(
     "placement_classes",
     metadata,

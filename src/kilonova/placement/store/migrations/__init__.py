@@ -3,4 +3,4 @@
 from kilonova.core.db.schema import History
 from kilonova.placement.store.tables import metadata
 
-HISTORY = History(service="placement", metadata=metadata, package=__name__, head=1, compatible_back_to=1)
+HISTORY = History(service="placement", metadata=metadata, package=__name__, head=2, compatible_back_to=1)
