@@ -63,6 +63,7 @@ sim: setup ## a whole cloud on a virtual clock under seeded faults (SEED=n MINUT
 
 probe: setup ## a cloud on eight machines under real faults (as root; SEED=n MINUTES=30); the last line says whether the truth holds
 	@$(SETUP) packages venv
+	@KILONOVA_STAND=1 $(PYTHON) -m pytest tests/probe/test_stand.py tests/probe/test_tunnels.py
 	@$(PYTHON) -m tests.probe --seed $(SEED) --minutes $(if $(filter file,$(origin MINUTES)),30,$(MINUTES)) $(PROBE_ARGS)
 
 test-databases: ## the suite on SQLite, PostgreSQL and MariaDB
