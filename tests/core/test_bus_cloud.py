@@ -37,6 +37,7 @@ def cloud(rabbit: Rabbit, tmp_path: Path, story: Callable[[ComputeWorld, list[Ra
             await bus.start(10.0)
         try:
             await world.start()
+            await introduced(world, hosts)
             await story(world, buses)
         finally:
             await world.stop()
@@ -48,6 +49,13 @@ def cloud(rabbit: Rabbit, tmp_path: Path, story: Callable[[ComputeWorld, list[Ra
             await main()
 
     asyncio.run(bounded())
+
+
+async def introduced(world: ComputeWorld, hosts: int) -> None:
+    """Wait until each host has been told: an agent whose report comes before control's queue stands says it again after a while."""
+    admin = world.client("admin:p1")
+    while len((await admin.get("/v2.1/os-hypervisors")).json["hypervisors"]) < hosts:
+        await asyncio.sleep(0.05)
 
 
 def test_servers_live_and_die_over_a_broker(rabbit: Rabbit, tmp_path: Path) -> None:
