@@ -1,7 +1,8 @@
 """Simulate a whole cloud under faults for many seeds: `tools/sim.py --seeds 1000 --minutes 10`, or one: `--seed 7`.
 
 Each seed runs in a forked child, so that it can neither be influenced by another nor leave memory behind. One seed prints the digest of its
-event log as the last line. With --write, a line with the count, the commit and the failures is appended to docs/simulated-hours.md.
+event log as the last line. With --write, a line with the count, the commit and the failures is appended to docs/simulated-hours.md; an
+interrupt (SIGINT, SIGTERM) ends the run after the seeds that are under way, and the line names only what was run.
 """
 
 import argparse
@@ -65,10 +66,14 @@ def many(seeds: range, minutes: float, jobs: int, *, write: bool, several: bool 
     waiting = list(seeds)[::-1]
     failed: dict[int, list[str]] = {}
     simulated_s = cpu_s = 0.0
-    requests = faults = done = 0
-    while waiting or children:
-        while waiting and len(children) < jobs:
-            pipe, pid, seed = *_forked(waiting[-1], minutes, several), waiting.pop()
+    requests = faults = done = of_several = 0
+    ending: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: ending.append(number))
+    while children or (waiting and not ending):
+        while waiting and not ending and len(children) < jobs:
+            seed = waiting.pop()
+            pipe, pid = _forked(seed, minutes, several)
             children[pipe] = (pid, seed, time.monotonic())
         ready, _, _ = select.select(list(children), [], [], 1.0)
         late = [pipe for pipe, (_, _, at) in children.items() if time.monotonic() - at > PATIENCE_S]
@@ -79,6 +84,7 @@ def many(seeds: range, minutes: float, jobs: int, *, write: bool, several: bool 
             found = _read(pipe)
             os.waitpid(pid, 0)
             done += 1
+            of_several += ordeal.several_processes(seed) if several is None else several
             simulated_s += found.get("simulated_s", 0.0)
             cpu_s += found.get("cpu_s", 0.0)
             requests += found.get("requests", 0)
@@ -98,8 +104,8 @@ def many(seeds: range, minutes: float, jobs: int, *, write: bool, several: bool 
         f"{done} seeds of {minutes:g} minutes: {simulated_s / 3600:.1f} h simulated in {took:.0f} s, {requests} requests, {faults} faults, "
         f"{len(failed)} failed{': ' + ' '.join(map(str, sorted(failed))) if failed else ''}"
     )
-    if write:
-        _ledger(seeds, minutes, simulated_s, requests, faults, sorted(failed))
+    if write and done:
+        _ledger(seeds[:done], of_several, minutes, simulated_s, requests, faults, sorted(failed))
     return 1 if failed else 0
 
 
@@ -151,13 +157,15 @@ def commit() -> str:
     return f"{found or 'unknown'}{' with changes' if changed else ''}"
 
 
-def _ledger(seeds: range, minutes: float, simulated_s: float, requests: int, faults: int, failed: list[int]) -> None:
+def _ledger(seeds: range, of_several: int, minutes: float, simulated_s: float, requests: int, faults: int, failed: list[int]) -> None:
+    """Seeds are begun in their order, and those that were begun are ended."""
     date = time.strftime("%Y-%m-%d", time.gmtime())
     which = f"{seeds.start}–{seeds.stop - 1}"
     bad = " ".join(map(str, failed)) or "none"
     with LEDGER.open("a") as file:
         file.write(
-            f"| {date} | {commit()} | {which} | {len(seeds)} | {minutes:g} | {simulated_s / 3600:.1f} | {requests} | {faults} | {bad} |\n"
+            f"| {date} | {commit()} | {which} | {len(seeds)} | {of_several} | {minutes:g} "
+            f"| {simulated_s / 3600:.1f} | {requests} | {faults} | {bad} |\n"
         )
 
 
