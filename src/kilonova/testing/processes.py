@@ -7,7 +7,6 @@ another process takes a way through the world's loop: the database (`Remote`), t
 """
 
 import asyncio
-import heapq
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -40,33 +39,20 @@ class ProcessLoop(VirtualLoop):
 
     def due(self) -> float | None:
         """When it has something to do; None: never, as things are."""
-        scheduled: list[Any] = self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
-        if self._ready:  # type: ignore[attr-defined]
+        at = self._next_timer()
+        if self._ready:
             at = 0.0
-        elif scheduled:
-            at = scheduled[0]._when
-        else:
+        if at is None:
             return None
         return max(at, self.frozen_until)
 
     def turn(self) -> None:
         """One round, as the running loop. Raises Killed."""
-        scheduled: list[Any] = self._scheduled  # type: ignore[attr-defined]
-        ready: Any = self._ready  # type: ignore[attr-defined]
         outer = asyncio.events._get_running_loop()
         asyncio.events._set_running_loop(self)
         try:
-            while scheduled and scheduled[0]._when <= self.time():
-                handle = heapq.heappop(scheduled)
-                handle._scheduled = False
-                if not handle._cancelled:
-                    ready.append(handle)
-            for _ in range(len(ready)):
-                handle = ready.popleft()
-                if not handle._cancelled:
-                    handle._run()
+            self._ripen()
+            self._run_ready()
         finally:
             asyncio.events._set_running_loop(outer)
 
@@ -85,23 +71,16 @@ class WorldLoop(VirtualLoop):
         self.died: Callable[[ProcessLoop], None] = lambda loop: None
 
     def _run_once(self) -> None:
-        scheduled: list[Any] = self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
-        if self._ready:  # type: ignore[attr-defined]
+        if self._ready:
             super()._run_once()
         loops = list(self.loops)
         times = [due for loop in loops if (due := loop.due()) is not None]
-        if not self._ready and not self._stopping:  # type: ignore[attr-defined]
-            if scheduled:
-                times.append(scheduled[0]._when)
+        if not self._ready and not self._stopping:
+            own = self._next_timer()
+            times += [] if own is None else [own]
             if times:
                 self._now = max(self._now, min(times))
-        while scheduled and scheduled[0]._when <= self._now:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            if not handle._cancelled:
-                self._ready.append(handle)  # type: ignore[attr-defined]
+        self._ripen()
         for loop in loops:
             at = loop.due()
             if at is None or at > self._now or loop.dead:

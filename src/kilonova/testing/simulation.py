@@ -8,6 +8,7 @@ The traps this avoids (sets of strings, task groups that cancel in address order
 """
 
 import asyncio
+import collections
 import datetime
 import gc
 import hashlib
@@ -47,6 +48,10 @@ class WallClock(AssertionError):
 class VirtualLoop(asyncio.BaseEventLoop):
     """asyncio without selector: when nothing is ready the clock jumps to the next timer."""
 
+    _scheduled: list[Any]
+    _ready: collections.deque[Any]
+    _stopping: bool
+
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
@@ -55,19 +60,33 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     def _run_once(self) -> None:
-        scheduled: list[Any] = self._scheduled  # type: ignore[attr-defined]
-        ready: Any = self._ready  # type: ignore[attr-defined]
+        due = self._next_timer()
+        if not self._ready and not self._stopping:
+            if due is None:
+                raise Deadlock("nothing is ready and no timer is set")
+            self._now = max(self._now, due)
+        self._ripen()
+        self._run_ready()
+
+    def _next_timer(self) -> float | None:
+        """When the first timer is due that was not cancelled."""
+        scheduled = self._scheduled
         while scheduled and scheduled[0]._cancelled:
             heapq.heappop(scheduled)._scheduled = False
-        if not ready and not self._stopping:  # type: ignore[attr-defined]
-            if not scheduled:
-                raise Deadlock("nothing is ready and no timer is set")
-            self._now = max(self._now, scheduled[0]._when)
-        while scheduled and scheduled[0]._when <= self._now:
+        return scheduled[0]._when if scheduled else None
+
+    def _ripen(self) -> None:
+        """Timers that are due are ready."""
+        scheduled, now = self._scheduled, self.time()
+        while scheduled and scheduled[0]._when <= now:
             handle = heapq.heappop(scheduled)
             handle._scheduled = False
             if not handle._cancelled:
-                ready.append(handle)
+                self._ready.append(handle)
+
+    def _run_ready(self) -> None:
+        """What is ready now; what becomes ready meanwhile waits for the next round."""
+        ready = self._ready
         for _ in range(len(ready)):
             handle = ready.popleft()
             if not handle._cancelled:
