@@ -101,6 +101,35 @@ class World:
         if len(self.failures) < 50 and text not in self.failures:
             self.failures.append(text)
 
+    def guest_changed(self, runtime: FaultRuntime) -> Callable[[str, str], None]:
+        def changed(host: str, verb: str) -> None:
+            for text in self.watch.twice():
+                self.failed(f"{text} (after {verb} on {host} at {runtime.monotonic():.1f})")
+
+        return changed
+
+    async def look(self, cloud: Any, runtime: FaultRuntime) -> None:
+        """At any moment."""
+        for text in await self.watch.look(cloud, runtime.monotonic()):
+            self.failed(f"{text} (at {runtime.monotonic():.1f})")
+
+    async def looked_at(self, cloud: Any, work: Workload, runtime: FaultRuntime) -> None:
+        """At rest, from all sides: what was promised is there, the cloud still works, and when all servers are deleted nothing is left."""
+        self.failures += await at_rest(cloud, self.machines, self.store, self.told)
+        if self.failures:
+            return
+        for _ in range(3):
+            trouble = await work.boots()
+            if trouble:
+                self.failed(trouble)
+        await work.delete_all()
+        await runtime.sleep(60.0)
+        found = await at_rest(cloud, self.machines, self.store, self.told)
+        self.failures += [f"after everything was deleted: {text}" for text in found]
+        left = [f"{len(machine.guests)} guests on {host}" for host, machine in sorted(self.machines.guests.items()) if machine.guests]
+        if left:
+            self.failed(f"after everything was deleted: {left}")
+
     def after(self, runtime: FaultRuntime) -> None:
         """A life has ended."""
         self.clock = runtime.monotonic()
@@ -154,22 +183,20 @@ class Life:
         self.tasks = Tasks(runtime, Log("story", sink))
         self.wires = Wires(self.cloud.bus, runtime, weather)
         for compute_agent in self.cloud.compute_agents:
-            compute_agent.driver = FaultyHypervisor(compute_agent.driver, compute_agent.host, runtime, weather, self._guest_changed)
+            compute_agent.driver = FaultyHypervisor(
+                compute_agent.driver, compute_agent.host, runtime, weather, world.guest_changed(runtime)
+            )
         for network_agent in self.cloud.network_agents:
             network_agent.driver = FaultyDataplane(network_agent.driver, network_agent.host, runtime, weather)
         self.absent: dict[str, float] = {}
         self._away: dict[str, tuple[ComputeAgent, NetworkAgent]] = {}
         self.work = Workload(self.whole, runtime, world.told, world.wishes, world.ids)
 
-    def _guest_changed(self, host: str, verb: str) -> None:
-        for text in self.world.watch.twice():
-            self.world.failed(f"{text} (after {verb} on {host} at {self.runtime.monotonic():.1f})")
-
     async def run(self) -> None:
         world, weather, runtime = self.world, self.world.weather, self.runtime
         await self._start()
         self._second_conductor()
-        self.tasks.every("look", LOOK_S, self._look)
+        self.tasks.every("look", LOOK_S, lambda: world.look(self.cloud, runtime))
         weather.calm = False
         end = world.started_at + world.minutes * 60
         if runtime.monotonic() < end:
@@ -177,9 +204,7 @@ class Life:
             self.tasks.start("misfortunes", self._misfortunes())
             await runtime.sleep(end - runtime.monotonic())
         await self._rest()
-        world.failures += await self._checked()
-        if not world.failures:
-            await self._farewell()
+        await world.looked_at(self.cloud, self.work, runtime)
         world.done = True
         await self.tasks.stop()
         await self.second.tasks.stop()
@@ -259,10 +284,6 @@ class Life:
         world.started_at = self.runtime.monotonic()
         world.ready = True
 
-    async def _look(self) -> None:
-        for text in await self.world.watch.look(self.cloud, self.runtime.monotonic()):
-            self.world.failed(f"{text} (at {self.runtime.monotonic():.1f})")
-
     async def _clients(self) -> None:
         while True:
             await self.runtime.sleep(self.world.wishes.expovariate(1 / GAP_REQUEST_S))
@@ -286,23 +307,6 @@ class Life:
                 break
             await runtime.sleep(5.0)
         await runtime.sleep(AFTERMATH_S)
-
-    async def _checked(self) -> list[str]:
-        return await at_rest(self.cloud, self.world.machines, self.world.store, self.world.told)
-
-    async def _farewell(self) -> None:
-        """The cloud still works, and when all servers are deleted nothing is left of them."""
-        world = self.world
-        for _ in range(3):
-            trouble = await self.work.boots()
-            if trouble:
-                world.failed(trouble)
-        await self.work.delete_all()
-        await self.runtime.sleep(60.0)
-        world.failures += [f"after everything was deleted: {text}" for text in await self._checked()]
-        left = [f"{len(machine.guests)} guests on {host}" for host, machine in sorted(world.machines.guests.items()) if machine.guests]
-        if left:
-            world.failed(f"after everything was deleted: {left}")
 
     # ---- misfortunes
 

@@ -23,7 +23,7 @@ from kilonova.testing.broker import Broker
 from kilonova.testing.cloud import PASSWORD, WholeCloud
 from kilonova.testing.databases import open_test_database
 from kilonova.testing.faults import FaultRuntime, FaultyDataplane, FaultyHypervisor
-from kilonova.testing.invariants import at_rest, open_operations
+from kilonova.testing.invariants import open_operations
 from kilonova.testing.processes import Died, Process, ProcessLoop, Remote, WorldLoop
 from kilonova.testing.workload import PEOPLE, Workload
 
@@ -173,7 +173,7 @@ class Several:
             reach = ReachOverBus(end, runtime, process.name)
             made = Hypervisors(plan, runtime, log, end, groups, reach, machines=world.machines)
             for agent in made.compute_agents:
-                agent.driver = FaultyHypervisor(agent.driver, agent.host, runtime, world.weather, self._guest_changed)
+                agent.driver = FaultyHypervisor(agent.driver, agent.host, runtime, world.weather, world.guest_changed(self.runtime))
             for wires in made.network_agents:
                 wires.driver = FaultyDataplane(wires.driver, wires.host, runtime, world.weather)
             self.nodes[process.name] = made
@@ -183,10 +183,6 @@ class Several:
             made.start_heart()
 
         return begin
-
-    def _guest_changed(self, host: str, verb: str) -> None:
-        for text in self.world.watch.twice():
-            self.world.failed(f"{text} (after {verb} on {host} at {self.runtime.monotonic():.1f})")
 
     def _died(self, loop: ProcessLoop) -> None:
         process = next(p for p in self.processes.values() if p.loop is loop)
@@ -220,15 +216,14 @@ class Several:
             await self.start(name)
         await self._prepare()
         await self.work.log_in()
-        self.tasks.every("look", look_s, self._look)
+        self.tasks.every("look", look_s, lambda: world.look(self.view, runtime))
         weather.calm = False
         self.tasks.start("clients", clients(self))
         self.tasks.start("misfortunes", self._misfortunes())
         await runtime.sleep(minutes * 60)
         await self._rest(rest_s, aftermath_s)
-        world.failures += await self._checked()
-        if not world.failures:
-            await self._farewell()
+        await self.work.log_in()
+        await world.looked_at(self.view, self.work, runtime)
         await self.tasks.stop()
         for process in self.processes.values():
             process.loop.bury()
@@ -247,10 +242,6 @@ class Several:
         found = (await network.get("/v2.0/networks?name=public")).json["networks"]
         world.ids["public"] = found[0]["id"]
 
-    async def _look(self) -> None:
-        for text in await self.world.watch.look(self.view, self.runtime.monotonic()):
-            self.world.failed(f"{text} (at {self.runtime.monotonic():.1f})")
-
     async def _rest(self, rest_s: float, aftermath_s: float) -> None:
         world, runtime = self.world, self.runtime
         for task in [t for t in self.tasks._running.values() if t.get_name() in ("clients", "misfortunes")]:
@@ -268,23 +259,6 @@ class Several:
                 break
             await runtime.sleep(5.0)
         await runtime.sleep(aftermath_s)
-
-    async def _checked(self) -> list[str]:
-        return await at_rest(self.view, self.world.machines, self.world.store, self.world.told)
-
-    async def _farewell(self) -> None:
-        world = self.world
-        await self.work.log_in()
-        for _ in range(3):
-            trouble = await self.work.boots()
-            if trouble:
-                world.failed(trouble)
-        await self.work.delete_all()
-        await self.runtime.sleep(60.0)
-        world.failures += [f"after everything was deleted: {text}" for text in await self._checked()]
-        left = [f"{len(m.guests)} guests on {host}" for host, m in sorted(world.machines.guests.items()) if m.guests]
-        if left:
-            world.failed(f"after everything was deleted: {left}")
 
     # ---- misfortunes
 
