@@ -60,8 +60,10 @@ def files_of(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _with_port(text: str) -> str:
-    bare = ":" not in text or text.endswith("]")
-    return f"{text}:{JOIN_PORT}" if bare else text
+    from kilonova.cli.join_client import place
+
+    host, port = place(text)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _own_place(files: tuple[str, ...]) -> str:

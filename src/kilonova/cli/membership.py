@@ -9,6 +9,7 @@ membership.json  the rest; it is written last
 
 import contextlib
 import ipaddress
+import time
 import urllib.parse
 from pathlib import Path
 
@@ -65,15 +66,23 @@ def renewal_due(state: StateDir, now_us: int) -> bool:
     """Whether two thirds of the certificate's life are over."""
     try:
         return now_us >= certificates.renewal_at(_certificate(state))
-    except ValueError:
+    except (OSError, ValueError):
         return True
 
 
 def renew(state: StateDir, membership: Membership) -> int:
     """A new key and certificate; its end in Unix microseconds. Raises Failure; then the old one stays."""
     folder = state.path / FOLDER
+    with contextlib.suppress(OSError, ValueError):  # a file that is damaged is told by who uses it
+        if (ended := certificates.ends_at(_certificate(state))) < time.time() * 1e6:
+            day = time.strftime("%Y-%m-%d", time.gmtime(ended / 1e6))
+            raise Failure(f"The certificate of {membership.host} ended on {day}, and renews nothing any more.", join_client.REJOIN)
     request, key = certificates.new_request(membership.host)
-    answer = join_client.renew(membership.controllers, (folder / "authority.pem").read_text(), folder / "host.pem", request)
+    try:
+        authority = (folder / "authority.pem").read_text()
+    except OSError as error:
+        raise Failure(f"{folder / 'authority.pem'} cannot be read: {error.strerror}.", join_client.REJOIN) from None
+    answer = join_client.renew(membership.controllers, authority, folder / "host.pem", request)
     ends = certificates.ends_at(answer.certificate)
     state.write(f"{FOLDER}/host.pem", key + answer.certificate)
     return ends
