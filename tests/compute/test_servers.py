@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from kilonova.core.context import service_context
+from kilonova.core.db import Lost
+from kilonova.core.operations import Operation
 from kilonova.testing.asgi import Client
 from kilonova.testing.compute import ComputeWorld
 from kilonova.testing.fakes import IMAGE, NETWORK
@@ -135,6 +137,30 @@ def test_when_every_host_fails_the_server_tells_it(compute: Run) -> None:
         assert w.network.ports == {}
 
     compute(story)
+
+
+def test_an_undo_that_came_to_nothing_leaves_nothing(compute: Run) -> None:
+    """Its question whether the operation is still ours was not answered; as in seed 20093 of several processes."""
+
+    async def story(w: ComputeWorld) -> None:
+        w.network.fail_wiring = 99
+        held, asked = w.compute.api_ops.held, []
+
+        async def unanswered(op: Operation) -> bool:
+            asked.append(op.epoch)
+            if len(asked) == 1:
+                raise Lost(reason="the connection broke")
+            return await held(op)
+
+        w.compute.api_ops.held = unanswered  # type: ignore[method-assign]
+        reply = await client(w).post("/v2.1/servers", wanted())
+        server = await until(client(w), reply.json["server"]["id"], "ERROR")
+        assert "could not be wired" in server["fault"]["message"]
+        assert asked[1:] == [1] * (len(asked) - 1) != []
+        assert await w.placement.allocations(service_context("test")) == ()
+        assert w.network.ports == {}
+
+    compute(story, hosts=1)
 
 
 def test_quota_is_exact_under_concurrency(compute: Run) -> None:

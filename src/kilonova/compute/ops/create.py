@@ -162,6 +162,8 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
         try:
             host, scheduling = await _choose(c, op, args, server, cell, tried)
         except NoValidHost as error:
+            if tried or not _first(op):
+                await _free(c, op)
             await _fail(c, op, server, cell or c.cells.cell0, last or error, error.details["scheduling"])
             return
         there = cell or await c.hosts.cell_of(host.host)
@@ -193,6 +195,7 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
             tried[host.host] = error.message
             last = BuildFailed(server=server.id, host=host.host, why=error.message, unreachable=isinstance(error, Unreachable))
     assert last is not None
+    await _free(c, op)
     await _fail(c, op, server, cell or c.cells.cell0, last, _refused(tried))
 
 
@@ -400,11 +403,18 @@ async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
     await c.api_db.transact(lambda tx: c.api_ops.finish(tx, op))
 
 
+async def _free(c: ComputeService, op: Operation) -> None:
+    """Ports and claim, before the row says that nothing is held: an undo may have come to nothing, since its steps may fail."""
+    await _unwire(c, op, _all_turns(op))
+    await c.placement.release(op.ctx, op.resource_id, up_to=op.epoch)
+
+
 async def _freed(c: ComputeService, op: Operation) -> bool:
     """Whether the server's ports and claim could be given back."""
     try:
-        await _unwire(c, op, _all_turns(op))
-        await c.placement.release(op.ctx, op.resource_id, up_to=op.epoch)
+        await _free(c, op)
+    except Lost:
+        raise  # it may be done all the same
     except Error as error:
         c.log.warning("ports and claim stay until the server is deleted", server=op.resource_id, error=error)
         return False
