@@ -6,6 +6,7 @@ one test boots the tiny guest.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import select
@@ -52,10 +53,13 @@ class Host:
         self.buffer = b""
         self.started_s = float(self._answer(60))
 
-    def ask(self, verb: str, *arguments: Any, timeout_s: float = 60, **named: Any) -> Any:
+    def send(self, verb: str, *arguments: Any, **named: Any) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([verb, msgspec.to_builtins(arguments), named]).encode() + b"\n")
         self.process.stdin.flush()
+
+    def ask(self, verb: str, *arguments: Any, timeout_s: float = 60, **named: Any) -> Any:
+        self.send(verb, *arguments, **named)
         return self._answer(timeout_s)
 
     def refused(self, verb: str, *arguments: Any, **named: Any) -> str:
@@ -67,11 +71,11 @@ class Host:
         state = self.ask("state", guest.server_id)
         return None if state is None else state["power_state"]
 
-    def wait(self, what: Callable[[], Any], timeout_s: float = 20) -> Any:
+    def wait(self, what: Callable[[], Any], timeout_s: float = 20, every_s: float = 0.05) -> Any:
         deadline = time.monotonic() + timeout_s
         while not (found := what()):
             assert time.monotonic() < deadline, f"not within {timeout_s} s; events: {self.events}"
-            time.sleep(0.05)
+            time.sleep(every_s)
         return found
 
     def event(self, kind: str, guest: GuestSpec) -> Any:
@@ -302,6 +306,33 @@ def test_guests_outlive_us(state: Path) -> None:
     assert json.loads((state / "instances" / off.server_id / "instance.json").read_text())["machine"].startswith("pc-q35-")
     host.ask("power_off", stays.server_id, 0)
     assert gone(pid)
+    host.end()
+
+
+@pytest.mark.parametrize(("writes", "later_s"), [(1, 0.0), (1, 0.01), (2, 0.0), (2, 0.1), (3, 0.0)])
+def test_a_guest_that_was_being_started_when_we_died_can_be_started(state: Path, writes: int, later_s: float) -> None:
+    """Killed as libvirt writes the guest's status for the nth time (before QEMU is there, when it has a pid, when it has CPUs), and soon
+    after. The guest that runs beside it goes on."""
+    host = Host(state)
+    runs, half = spec(1), spec(2)
+    host.ask("spawn", runs)
+    pid = host.pid(runs)
+    host.send("spawn", half)
+    file = state / "libvirt" / "run" / "qemu" / f"{half.name}.xml"
+    seen: set[tuple[int, int]] = set()
+
+    def written() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            found = file.stat()
+            seen.add((found.st_ino, found.st_mtime_ns))
+        return len(seen) >= writes
+
+    host.wait(written, every_s=0.001)
+    time.sleep(later_s)
+    host.kill()
+    host.begin()
+    assert host.ask("spawn", half, timeout_s=20)["power_state"] == 1
+    assert host.ask("spawn", runs)["power_state"] == 1 and host.pid(runs) == pid and not gone(pid)
     host.end()
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kilonova.compute.drivers import DriverError
+from kilonova.compute.drivers.libvirt import half_started
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -202,6 +203,7 @@ class Connection:
             (self.embed_root / "etc").mkdir(parents=True, exist_ok=True)
             (self.embed_root / "etc" / "qemu.conf").write_text(QEMU_CONF)
             cache.load()
+            half_started.end_all(self.embed_root)
         EventThread.acquire(self.libvirt)
         try:
             self._connection = self.libvirt.open(self.uri)
