@@ -14,17 +14,21 @@ from typing import Any
 
 import pytest
 
+from kilonova.compute.drivers import GuestSpec, NicSpec, PowerState
 from kilonova.compute.drivers.fake import Fake
+from kilonova.compute.drivers.fake.host import FakeGuest
 from kilonova.compute.ops import create, stop
 from kilonova.compute.store import mappings
 from kilonova.core.operations import Operations
+from kilonova.hypervisor import Machines
 from kilonova.image.drivers.memory import MemoryStore
 from kilonova.network.service import NetworkService
 from kilonova.placement.service import PlacementService
 from kilonova.testing import ordeal
+from kilonova.testing.invariants import Watch
 
 ROOT = Path(__file__).parents[2]
-FIXED = (6, 21, 2137, 3031, 3045, 1143920100)
+FIXED = (6, 21, 2137, 3031, 3045, 20032, 1143920100)
 """Each has found something once."""
 FRESH = 3
 
@@ -66,6 +70,27 @@ def test_the_digest_does_not_depend_on_how_python_hashes() -> None:
     assert re.fullmatch(r"[0-9a-f]{64}", digests[0])
     assert digests[0] == digests[1]
     assert ordeal.run(5, 1).digest != ordeal.run(6, 1).digest
+
+
+def test_what_was_left_behind_may_keep_its_mac_and_runs_but_once() -> None:
+    """As in seeds 20032 and 20201: a server is deleted while its host is down, and its user gives its port to another server."""
+    watch = Watch(Machines())
+
+    def runs(server_id: str, host: str) -> None:
+        nic = NicSpec(port_id="p", mac="fa:16:3e:00:00:01", device_name="tap0")
+        guest = FakeGuest(GuestSpec(server_id=server_id, name=server_id, vcpus=1, ram_mb=64, root_gb=1, nics=(nic,)))
+        guest.power_state = PowerState.RUNNING
+        watch.machines.of(host).guests[server_id] = guest
+
+    runs("old", "host-1")
+    runs("new", "host-2")
+    assert [text for text in watch.twice() if "both have the MAC" in text] != []
+    watch.left_behind["old"] = "host-1"
+    assert list(watch.twice()) == []
+    runs("third", "host-3")
+    assert list(watch.twice()) == ["servers new and third both have the MAC fa:16:3e:00:00:01"]
+    runs("old", "host-4")
+    assert "server old runs on host-1 and on host-4" in list(watch.twice())
 
 
 # ---- planted mistakes

@@ -84,12 +84,15 @@ class Watch:
     def __init__(self, machines: Machines) -> None:
         self.machines = machines
         self.seen: dict[tuple[str, str, int], float] = {}
+        self.left_behind: dict[str, str] = {}
+        """Servers that were deleted while their host was down, which goes on without asking it -> that host. Until its agent ends the guest
+        nobody can, and the server's port, if it was its user's own, may be given to another server. The guest may run, but once only."""
 
     async def look(self, cloud: Cloud, now: float) -> list[str]:
         return [*self.twice(), *await self._owned(cloud, now), *await _quota(cloud)]
 
     def twice(self) -> Iterator[str]:
-        """No server's guest runs on two hosts, and no two guests that run have a NIC in common."""
+        """No server's guest runs on two hosts, and no two guests that run have a NIC in common, but for what was left behind."""
         where: dict[str, str] = {}
         taps: dict[str, str] = {}
         for host in sorted(self.machines.guests):
@@ -99,6 +102,8 @@ class Watch:
                 if server_id in where:
                     yield f"server {server_id} runs on {where[server_id]} and on {host}"
                 where[server_id] = host
+                if self.left_behind.get(server_id) == host:
+                    continue
                 for nic in guest.spec.nics:
                     if taps.setdefault(nic.mac, server_id) != server_id:
                         yield f"servers {taps[nic.mac]} and {server_id} both have the MAC {nic.mac}"

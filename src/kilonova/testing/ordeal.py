@@ -20,6 +20,7 @@ from kilonova.app import Cloud
 from kilonova.compute.agent import ComputeAgent
 from kilonova.compute.drivers import PowerState
 from kilonova.compute.edge import edge as compute_edge
+from kilonova.compute.ops.delete import LEFT_BEHIND
 from kilonova.compute.ops.register import register
 from kilonova.compute.policies import RULES as COMPUTE_RULES
 from kilonova.compute.service import ComputeService
@@ -147,6 +148,8 @@ class _Log(Sink):
     def write(self, level: str, name: str, message: str, fields: dict[str, Any]) -> None:
         if level == "debug":
             return
+        if message == LEFT_BEHIND:
+            self._world.watch.left_behind[fields["server"]] = fields["host"]
         error = fields.get("error")
         facts = " ".join(f"{k}={v}" for k, v in fields.items() if k != "error" and isinstance(v, (str, int)))
         self._runtime.note(f"{level} {name}: {message} {facts} {type(error).__name__ if error else ''} {error if error else ''}".rstrip())

@@ -27,6 +27,7 @@ from kilonova.network.contract import LAST_TURN
 
 POLL_S = 0.02
 POLL_MAX_S = 1.0
+LEFT_BEHIND = "host is down; its agent will remove the guest"
 
 
 class DeleteArgs(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +110,7 @@ async def _end_guest(c: ComputeService, op: Operation, db: Database, server: Ser
         host = await host_store.by_host(db, server.host)
         if host is not None and c.hosts.is_up(host):
             raise
-        c.log.warning("host is down; its agent will remove the guest", server=server.id, host=server.host)
+        c.log.warning(LEFT_BEHIND, server=server.id, host=server.host)
 
 
 async def _mark(c: ComputeService, op: Operation, args: DeleteArgs, db: Database, server: Server) -> None:
