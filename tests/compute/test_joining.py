@@ -17,7 +17,7 @@ from kilonova.compute.config import OPTIONS as COMPUTE
 from kilonova.compute.errors import CannotJoin, HostMayNotRenew, TokenNotGood
 from kilonova.compute.join_forms import Asked, BadToken, Joined, JoinToken, RenewalAsked, read_token
 from kilonova.compute.join_listener import MOST_BYTES, JoinListener
-from kilonova.compute.joining import Joining
+from kilonova.compute.joining import Joining, digest
 from kilonova.compute.store import api_tables, cell_mappings, joins
 from kilonova.core import certificates, config
 from kilonova.core.bus.config import OPTIONS as BUS
@@ -41,15 +41,21 @@ class Clock(Runtime):
 class Users:
     def __init__(self) -> None:
         self.known: dict[str, tuple[str, Permissions]] = {}
+        self.done: list[str] = []
         self.broken = False
+        self.meanwhile: Callable[[], object] = lambda: None
+        """What happens while the broker makes a user."""
 
     def put(self, user: str, password: str, permissions: Permissions) -> None:
+        self.meanwhile()
         if self.broken:
             raise CannotManage("it is away.")
         self.known[user] = (password, permissions)
+        self.done.append(f"put {user}")
 
     def delete(self, user: str) -> None:
         self.known.pop(user, None)
+        self.done.append(f"delete {user}")
 
 
 class World:
@@ -166,6 +172,9 @@ def test_tokens_that_are_not_good(run: Any) -> None:
         for my_ip in ("", "host", "::1", "192.0.2.1/24"):
             with pytest.raises(CannotJoin, match="IPv4"):
                 await w.join(await w.token(), "one", my_ip)
+        for my_ip in ("0.0.0.0", "224.0.0.1", "255.255.255.255"):  # frames for it would go to nobody, or to everybody
+            with pytest.raises(CannotJoin, match="no machine's address"):
+                await w.join(await w.token(), "one", my_ip)
         token = await w.token()
         for request in ("", "x" * 20_000, "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"):
             with pytest.raises(certificates.BadRequestForCertificate):
@@ -180,12 +189,17 @@ def test_a_token_without_a_host_takes_over_nobody(run: Any) -> None:
     async def story(w: World) -> None:
         first = await w.join(await w.token())
         await w.db.transact(lambda tx: cell_mappings.map_host(tx, "classic", cell_mappings.CELL1, 1))
-        for host, said in (("one", "joined before"), ("classic", "has a host classic already")):
+        for host, said in (
+            ("one", "joined before"), ("classic", "has a host classic already"), ("ONE", "has a host one already"),
+            ("Classic", "has a host classic already"),
+        ):  # fmt: skip
             with pytest.raises(CannotJoin, match=said):
                 await w.join(await w.token(), host, "192.0.2.9")
         with pytest.raises(CannotJoin, match="address of another host"):
             await w.join(await w.token(), "two", "192.0.2.1")
+        w.users.done.clear()
         again = await w.join(await w.token("one"))
+        assert w.users.done == ["delete agent.one", "put agent.one"]  # connections with the old password end
         assert again.password != first.password and w.users.known["agent.one"][0] == again.password
         await w.join(await w.token("classic"), "classic", "192.0.2.9")
 
@@ -204,6 +218,59 @@ def test_a_broker_that_is_away_uses_up_no_token(run: Any) -> None:
         with pytest.raises(CannotManage):
             await w.join(await w.token("one"))
         assert [one.certificate_sha256 for one in await joins.hosts(w.db)] == [certificates.fingerprint(before.certificate)]
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{("broker", "agent_brokers"): "broker:x"}, {("broker", "agent_brokers"): "::1"}, {("broker", "agent_ca_file"): "/nowhere/ca.pem"}],
+)
+def test_settings_that_are_wrong_use_up_no_token(run: Any, settings: dict[tuple[str, str], str]) -> None:
+    async def story(w: World) -> None:
+        token = await w.token()
+        with pytest.raises(ConfigError, match=r"\[broker\] agent_"):
+            await w.join(token)
+        stored = await joins.token(w.db, digest(token.secret))
+        assert stored is not None and stored.used_at is None and w.users.known == {} and await joins.hosts(w.db) == []
+
+    run(story, more=settings)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+def test_who_is_shut_out_while_he_joins_stays_out(run: Any, again: bool, broken: bool) -> None:
+    async def story(w: World) -> None:
+        shown = certificates.fingerprint((await w.join(await w.token())).certificate) if again else ""
+        token, loop = await w.token("one"), asyncio.get_running_loop()
+        w.users.broken = broken
+        w.users.meanwhile = lambda: asyncio.run_coroutine_threadsafe(w.another().leave("one"), loop).result(20)
+        with pytest.raises(CannotManage if broken else CannotJoin, match="away" if broken else "shut out while it joined"):
+            await w.join(token)
+        assert w.users.known == {}
+        assert [one.host for one in await joins.hosts(w.db) if one.left_at is None] == []
+        with pytest.raises(HostMayNotRenew):
+            await w.joining.renew("agent.one", shown, RenewalAsked(request=REQUEST))
+
+    run(story)
+
+
+def test_who_joins_while_another_fails_to_stays(run: Any) -> None:
+    async def story(w: World) -> None:
+        await w.join(await w.token())
+        first, second, loop = await w.token("one"), await w.token("one"), asyncio.get_running_loop()
+        got: list[Joined] = []
+
+        def meanwhile() -> None:
+            w.users.meanwhile = lambda: None
+            got.append(asyncio.run_coroutine_threadsafe(w.join(second), loop).result(20))
+            w.users.broken = True
+
+        w.users.meanwhile = meanwhile
+        with pytest.raises(CannotManage):
+            await w.join(first)
+        (row,) = await joins.hosts(w.db)
+        assert row.certificate_sha256 == certificates.fingerprint(got[0].certificate) and row.left_at is None
 
     run(story)
 

@@ -6,6 +6,7 @@ names or, if it names none, for a host that is new: a token that was lost takes 
 
 import hashlib
 import ipaddress
+import re
 from collections.abc import Mapping
 
 from kilonova.compute.errors import CannotJoin, HostMayNotRenew, TokenNotGood
@@ -116,51 +117,72 @@ class Joining:
     # ---- joins
 
     async def join(self, asked: Asked) -> Joined:
-        """Raises TokenNotGood, CannotJoin, CannotManage, BadRequestForCertificate."""
+        """Raises TokenNotGood, CannotJoin, CannotManage, BadRequestForCertificate, ConfigError. Whatever can fail before the token is used
+        fails before it is used; if the broker refuses the user, the token is as good as before."""
         host = asked.host
         _check_name(host)
         my_ip = _address(asked.my_ip)
-        try:
-            which = digest(bytes.fromhex(asked.secret))
-        except ValueError:
-            raise TokenNotGood("it is not known to this cloud.") from None
-        token = await joins.token(self.api_db, which)
-        if token is None:
-            raise TokenNotGood("it is not known to this cloud.")
+        token = await self._known(asked.secret)
         await self._check_host(token, host, my_ip)
         certificate = await self._sign(asked.request, agents.user_of(host), self.settings.certificate_days)
-        now = self.runtime.now_us()
+        password = self.runtime.token_bytes(SECRET_BYTES).hex()
+        answer = await self._answer(host, certificate, password)
         row = joins.JoinedHost(
             host=host, my_ip=my_ip, certificate_sha256=certificates.fingerprint(certificate),
-            certificate_until=certificates.ends_at(certificate), joined_at=now,
+            certificate_until=certificates.ends_at(certificate), joined_at=self.runtime.now_us(),
         )  # fmt: skip
+        before = await self._take(token, row)
+        try:
+            await self._make_user(host, password, again=before is not None)
+        except Exception:
+            await self._undo(token, row, before)
+            raise
+        await self._still(row)
+        self.log.info("a hypervisor has joined", host=host, my_ip=my_ip, certificate_sha256=row.certificate_sha256)
+        return answer
+
+    async def _known(self, secret: str) -> joins.Token:
+        try:
+            found = await joins.token(self.api_db, digest(bytes.fromhex(secret)))
+        except ValueError:
+            found = None
+        if found is None:
+            raise TokenNotGood("it is not known to this cloud.")
+        return found
+
+    async def _take(self, token: joins.Token, row: joins.JoinedHost) -> joins.JoinedHost | None:
+        """The token is used, and the host has joined; what it was before. The first write decides: of two with one token one gets it."""
 
         async def take(tx: Transaction) -> bool:
-            """The first write decides: of two with one token one gets it."""
-            if not await joins.use(tx, which, host, now):
+            if not await joins.use(tx, token.digest, row.host, row.joined_at):
                 return False
             await (joins.put_host(tx, row) if token.host else joins.insert_host(tx, row))
             return True
 
-        async def undo(tx: Transaction) -> None:
-            await joins.give_back(tx, which, host)
-            await joins.restore(tx, row, before)
-
-        before = await joins.host(self.api_db, host)
+        before = await joins.host(self.api_db, row.host)
         try:
             taken = await self.api_db.transact(take)
         except Duplicate:
-            raise _joined_before(host) from None
+            raise _joined_before(row.host) from None
         if not taken:
-            raise TokenNotGood(_why_not(await joins.token(self.api_db, which), host, now))
-        password = self.runtime.token_bytes(SECRET_BYTES).hex()
-        try:
-            await self._make_user(host, password)
-        except Exception:
-            await self.api_db.transact(undo)
-            raise
-        self.log.info("a hypervisor has joined", host=host, my_ip=my_ip, certificate_sha256=row.certificate_sha256)
-        return await self._answer(host, certificate, password)
+            raise TokenNotGood(_why_not(await joins.token(self.api_db, token.digest), row.host, row.joined_at))
+        return before
+
+    async def _undo(self, token: joins.Token, row: joins.JoinedHost, before: joins.JoinedHost | None) -> None:
+        async def undo(tx: Transaction) -> None:
+            await joins.give_back(tx, token.digest, row.host)
+            await joins.restore(tx, row, before)
+
+        await self.api_db.transact(undo)
+
+    async def _still(self, row: joins.JoinedHost) -> None:
+        """Raises CannotJoin when the host was shut out, or joined from elsewhere, while its user was made: `leave` may have come before."""
+        found = await joins.host(self.api_db, row.host)
+        if found is None or found.left_at is not None:
+            await self.runtime.blocking(self.users.delete, agents.user_of(row.host), pool="broker-users")
+            raise CannotJoin(f"{row.host} was shut out while it joined.")
+        if found.certificate_sha256 != row.certificate_sha256:
+            raise CannotJoin(f"Another machine joined as {row.host} at the same moment; its token must name it once more.")
 
     async def _check_host(self, token: joins.Token, host: str, my_ip: str) -> None:
         now = self.runtime.now_us()
@@ -169,30 +191,48 @@ class Joining:
         if not token.host:
             if await joins.host(self.api_db, host) is not None:
                 raise _joined_before(host)
-            if await cell_mappings.cell_of_host(self.api_db, host) is not None:
-                raise CannotJoin(f"The cloud has a host {host} already; its token must name it: `kilonova join-token --host {host}`.")
+            await self._check_new(host)
         for other in await joins.hosts(self.api_db):
-            if other.host != host and other.left_at is None and my_ip and other.my_ip == my_ip:
+            if other.host != host and other.left_at is None and other.my_ip == my_ip:
                 raise CannotJoin(f"{my_ip} is the address of another host; name this machine's own with --my-ip.")
 
-    async def _make_user(self, host: str, password: str) -> None:
-        own = agents.own_queues(host)
-        await self.runtime.blocking(
-            self.users.put, agents.user_of(host), password, Permissions(configure=own, write=WRITES, read=own), pool="broker-users"
-        )
+    async def _check_new(self, host: str) -> None:
+        """Names that differ in case only are other names to us, and one to people and to name servers."""
+        there = sorted({*await cell_mappings.hosts(self.api_db), *(one.host for one in await joins.hosts(self.api_db))})
+        for other in there:
+            if other.lower() == host.lower():
+                raise CannotJoin(
+                    f"The cloud has a host {other} already; a token for {host} must name it: `kilonova join-token --host {host}`."
+                )
+
+    async def _make_user(self, host: str, password: str, *, again: bool) -> None:
+        """again: the user of its life before goes first, and with it the connections of whoever has the old password."""
+        own, user = agents.own_queues(host), agents.user_of(host)
+
+        def make() -> None:
+            if again:
+                self.users.delete(user)
+            self.users.put(user, password, Permissions(configure=own, write=WRITES, read=own))
+
+        await self.runtime.blocking(make, pool="broker-users")
 
     async def _answer(self, host: str, certificate: str, password: str) -> Joined:
         broker, rabbit = self.messaging["broker"], self.messaging["oslo_messaging_rabbit"]
-        places = tuple(_place(text, ssl=self.options.ssl) for text in broker.agent_brokers) or tuple(map(_place_of, self.options.brokers))
+        ssl = self.options.ssl or broker.agent_ssl
+        places = tuple(_place(text, ssl=ssl) for text in broker.agent_brokers) or tuple(map(_place_of, self.options.brokers))
         signs = broker.agent_ca_file or rabbit.ssl_ca_file
+        try:
+            broker_authority = await self.runtime.blocking(files.read_text, signs) if signs else ""
+        except OSError as error:
+            raise ConfigError(f"[broker] agent_ca_file: {signs} cannot be read: {error.strerror}.") from None
         return Joined(
             certificate=certificate,
             brokers=places,
             vhost=self.options.vhost,
             user=agents.user_of(host),
             password=password,
-            ssl=self.options.ssl or broker.agent_ssl,
-            broker_authority=await self.runtime.blocking(files.read_text, signs) if signs else "",
+            ssl=ssl,
+            broker_authority=broker_authority,
             client_certificate=broker.client_certificates,
         )
 
@@ -233,9 +273,12 @@ def _joined_before(host: str) -> CannotJoin:
 
 def _address(text: str) -> str:
     try:
-        return str(ipaddress.IPv4Address(text))
+        found = ipaddress.IPv4Address(text)
     except ValueError:
         raise CannotJoin("The address of the machine's tunnels is not an IPv4 address; name one with --my-ip.") from None
+    if found.is_unspecified or found.is_multicast or found.is_reserved:
+        raise CannotJoin(f"{found} is no machine's address; name this one's own with --my-ip.")
+    return str(found)
 
 
 def _why_not(token: joins.Token | None, host: str, now: int) -> str:
@@ -253,7 +296,8 @@ def _place_of(broker: Broker) -> BrokerPlace:
 
 
 def _place(text: str, *, ssl: bool) -> BrokerPlace:
-    host, _, port = text.rpartition(":") if not text.endswith("]") and ":" in text else (text, "", "")
-    if not host or (port and not port.isdigit()):
-        raise ConfigError("[broker] agent_brokers: each is written host:port.")
-    return BrokerPlace(host=host.removeprefix("[").removesuffix("]"), port=int(port) if port else 5671 if ssl else 5672)
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]:/@]+)(?::(\d{1,5}))?", text)
+    port = int(found[2]) if found and found[2] else 5671 if ssl else 5672
+    if found is None or not 0 < port < 65_536:
+        raise ConfigError(f"[broker] agent_brokers: each is written host:port or [IPv6]:port; {text} is not.")
+    return BrokerPlace(host=found[1].strip("[]"), port=port)

@@ -44,9 +44,7 @@ _USE = prepared(
     .values(used_at=_bind("used_at"), used_by=_bind("used_by"))
 )
 _GIVE_BACK = prepared(
-    sa.update(join_tokens)
-    .where(_t.digest == _bind("which"), _t.used_by == _bind("by"))
-    .values(used_at=sa.null(), used_by=sa.literal(""))
+    sa.update(join_tokens).where(_t.digest == _bind("which"), _t.used_by == _bind("by")).values(used_at=sa.null(), used_by=sa.literal(""))
 )
 _SWEEP = prepared(sa.delete(join_tokens).where(_t.expires_at < _bind("before")))
 _INSERT_HOST = inserted(joined_hosts)
@@ -98,9 +96,8 @@ async def hosts(reader: Reader) -> list[JoinedHost]:
 
 async def put_host(tx: Transaction, joined: JoinedHost) -> None:
     """Joined, for the first time or again."""
-    values = msgspec.structs.asdict(joined)
-    if not await _change(tx, joined.host, sa.true(), **{k: v for k, v in values.items() if k != "host"}):
-        await tx.run(_INSERT_HOST, values)
+    if not await _change(tx, joined.host, sa.true(), **_without_name(joined)):
+        await tx.run(_INSERT_HOST, msgspec.structs.asdict(joined))
 
 
 async def insert_host(tx: Transaction, joined: JoinedHost) -> None:
@@ -109,9 +106,10 @@ async def insert_host(tx: Transaction, joined: JoinedHost) -> None:
 
 
 async def restore(tx: Transaction, joined: JoinedHost, before: JoinedHost | None) -> None:
-    """It did not join after all."""
+    """It did not join after all. Nothing is changed for a host that was shut out, or joined again, in the meantime."""
     if before is not None:
-        await put_host(tx, before)
+        ours = sa.and_(_h.certificate_sha256 == joined.certificate_sha256, _h.left_at.is_(None))
+        await _change(tx, joined.host, ours, **_without_name(before))
     else:
         await tx.run(_DELETE_HOST, {"which_host": joined.host, "sha256": joined.certificate_sha256})
 
@@ -127,6 +125,10 @@ async def renewed(tx: Transaction, name: str, shown_sha256: str, certificate_sha
 async def left(tx: Transaction, name: str, now: int) -> bool:
     """False: there is no such host."""
     return await _change(tx, name, sa.true(), left_at=now)
+
+
+def _without_name(joined: JoinedHost) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.structs.asdict(joined).items() if name != "host"}
 
 
 async def _change(tx: Transaction, name: str, condition: "sa.ColumnElement[bool]", **values: Any) -> bool:
