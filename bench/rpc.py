@@ -3,7 +3,8 @@
     bench/rpc.py [--calls N] [--abreast N] [--runs N] [--url rabbit://…]
 
 Starts a broker of its own (Debian's package) unless it is given one, and each server in a process of its own; clients run here, on
-uvloop. Prints the time of a call alone (median, 99th percentile, ms) and calls a second with many abreast, of:
+uvloop. Prints the time of a call alone (median, 99th percentile, ms), calls a second with many abreast, and for both the CPU time of a
+call (µs, of the caller's and the server's process together: it holds beside others' work too), of:
 
     kilonova    a contract's method through a stub and RabbitBus: envelope, order, confirms, memory of what ran
     bus         a struct through RabbitBus alone
@@ -31,6 +32,7 @@ from aio_pika.abc import AbstractIncomingMessage
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
+from bench.cluster import tree_cpu_s  # noqa: E402
 from tests.engines import rabbitmq  # noqa: E402
 
 from kilonova.core import binding  # noqa: E402
@@ -167,21 +169,40 @@ async def many(once: Once, calls: int, abreast: int) -> float:
     return calls / (time.perf_counter() - began)
 
 
-async def measure(url: str, calls: int, abreast: int, runs: int) -> bool:
-    measured: dict[str, tuple[list[float], list[float]]] = {}
+class Figures:
+    def __init__(self) -> None:
+        self.times_ms: list[float] = []
+        self.rates: list[float] = []
+        self.cpu_alone_us: list[float] = []
+        self.cpu_abreast_us: list[float] = []
+
+
+async def measure(url: str, calls: int, abreast: int, runs: int, servers: dict[str, int]) -> bool:
+    measured: dict[str, Figures] = {}
     kinds = await clients(url)
+
+    def cpu_s(kind: str) -> float:
+        return time.process_time() + tree_cpu_s(servers["kilonova" if kind == "bus" else kind])
+
     for _ in range(runs):  # in turn, so that a busy moment of the machine is everybody's
         for kind, once in kinds.items():
             await many(once, 200, 8)
-            times, rates = measured.setdefault(kind, ([], []))
-            times += await alone(once, calls // 4)
-            rates.append(await many(once, calls, abreast))
-    for kind, (times, rates) in measured.items():
-        p50, p99 = statistics.median(times), statistics.quantiles(times, n=100)[98]
-        rate = statistics.median(rates)
-        print(f"{kind:<10} alone p50 {p50:6.2f} ms  p99 {p99:6.2f} ms   {abreast} abreast {rate:7.0f}/s")
-    p50 = statistics.median(measured["kilonova"][0])
-    share = statistics.median(measured["kilonova"][1]) / statistics.median(measured["bare"][1])
+            figures = measured.setdefault(kind, Figures())
+            begun = cpu_s(kind)
+            figures.times_ms += await alone(once, calls // 4)
+            between = cpu_s(kind)
+            figures.rates.append(await many(once, calls, abreast))
+            figures.cpu_alone_us.append((between - begun) / (calls // 4) * 1e6)
+            figures.cpu_abreast_us.append((cpu_s(kind) - between) / calls * 1e6)
+    for kind, figures in measured.items():
+        p50, p99 = statistics.median(figures.times_ms), statistics.quantiles(figures.times_ms, n=100)[98]
+        rate, alone_us, abreast_us = (statistics.median(x) for x in (figures.rates, figures.cpu_alone_us, figures.cpu_abreast_us))
+        print(
+            f"{kind:<10} alone p50 {p50:6.2f} ms  p99 {p99:6.2f} ms  {alone_us:5.0f} µs of CPU   "
+            f"{abreast} abreast {rate:7.0f}/s  {abreast_us:5.0f} µs of CPU"
+        )
+    p50 = statistics.median(measured["kilonova"].times_ms)
+    share = statistics.median(measured["kilonova"].rates) / statistics.median(measured["bare"].rates)
     good = p50 <= 3.0 and share >= 0.5
     print(f"{'PASS' if good else 'FAIL'}: p50 {p50:.2f} ms (bar 3 ms), {share:.0%} of bare's throughput (bar 50 %)")
     return good
@@ -206,16 +227,17 @@ def main() -> int:
 
 
 def run(given: argparse.Namespace) -> int:
-    servers = []
+    servers: dict[str, subprocess.Popen[str]] = {}
     try:
         for kind in ("kilonova", "bare", "barest"):
             command = [sys.executable, __file__, "--serve", kind, "--url", given.url]
-            servers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        for server in servers:
+            servers[kind] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for server in servers.values():
             assert server.stdout is not None and server.stdout.readline()
-        return 0 if uvloop.run(measure(given.url, given.calls, given.abreast, given.runs)) else 1
+        pids = {kind: server.pid for kind, server in servers.items()}
+        return 0 if uvloop.run(measure(given.url, given.calls, given.abreast, given.runs, pids)) else 1
     finally:
-        for server in servers:
+        for server in servers.values():
             server.terminate()
             server.wait()
 

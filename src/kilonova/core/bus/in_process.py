@@ -44,7 +44,7 @@ class InProcessBus:
         handler = self._find(address, message)
         self._runtime.point(f"call {type(message).__name__}")
         try:
-            reply = await _within(timeout_s, handler(self._crossed(message)))
+            reply = await within(timeout_s, handler(self._crossed(message)))
         except TimeoutError:
             raise Unreachable(address=address) from None
         self._runtime.point(f"called {type(message).__name__}")
@@ -69,7 +69,7 @@ class InProcessBus:
         await self._tasks.stop()
 
 
-async def _within(timeout_s: float, coroutine: Any) -> Any:
+async def within(timeout_s: float, coroutine: Any) -> Any:
     """The coroutine's result. Most handlers never wait: only one that does is given a timer (it costs as much as the call)."""
     try:
         waits_for = coroutine.send(None)

@@ -1,7 +1,8 @@
 """One connection to a RabbitMQ server, from its opening to its end: channels, queues, and messages out and in.
 
 A link never comes back: whoever holds it (`rabbitmq.RabbitBus`) opens another. The connection is that of aio-pika's own transport,
-aiormq, because reconnection is ours and aio-pika's objects around each message cost as much as the message.
+aiormq, because reconnection is ours and aio-pika's objects around each message cost as much as the message. Messages themselves pass aiormq
+by (`rabbit_frames`): sending, answering and acknowledging are plain functions that write frames, and what comes in is taken at once.
 
 Names on the broker are part of the wire. Arguments of queues are those of whoever declared them first.
 """
@@ -12,19 +13,21 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import aiormq
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from aiormq.connection import Connection, TransportFactory
 from aiormq.exceptions import DeliveryError, ProbableAuthenticationError, PublishError
-from pamqp.commands import Basic
+from pamqp import frame as pamqp_frame
+from pamqp.commands import Basic, Exchange
 from pamqp.common import FieldTable
 from yarl import URL
 
+from kilonova.core.bus import rabbit_frames as frames
 from kilonova.core.bus.config import Broker, RabbitOptions
 from kilonova.core.errors import Unavailable
 
@@ -34,8 +37,27 @@ ANSWER_S = 5.0
 IDLE_QUEUE_MS = 30_000
 """How long a queue outlives its last consumer: a server that comes back in time finds what was sent meanwhile."""
 REPLY_TO = "amq.rabbitmq.reply-to"
+_REPLY_TO = frames.short(REPLY_TO)
 PREFIX = "kilonova."
-Take = Callable[["Link", DeliveredMessage], None]
+ACKNOWLEDGE_S = 0.25
+"""For so long acknowledgements that can wait are collected: a system call for each costs more than all the rest of a heartbeat."""
+FRAME_MAX = 131_072
+"""Bytes, when the broker sets no bound."""
+SEND = frames.CONTENT_TYPE | frames.DELIVERY_MODE | frames.EXPIRATION | frames.MESSAGE_ID | frames.USER_ID
+ANSWER = frames.CONTENT_TYPE | frames.DELIVERY_MODE | frames.CORRELATION_ID | frames.USER_ID
+NEWS = frames.CONTENT_TYPE | frames.DELIVERY_MODE | frames.MESSAGE_ID | frames.USER_ID
+KIND = frames.short("application/msgpack") + b"\x01"
+"""Content type and delivery mode: not kept on a disk."""
+Take = Callable[["Link", frames.Delivered], None]
+
+
+class Sent(Protocol):
+    """Who waits for the broker's word about a message."""
+
+    def failed(self, error: "Refused | BrokerAway") -> None:
+        """The broker did not take the message, or the link ended before it had confirmed. Not called for a message that was taken."""
+        ...
+
 
 logging.getLogger("aiormq").addHandler(logging.NullHandler())
 logging.getLogger("aiormq").propagate = False
@@ -146,29 +168,52 @@ class _Joined(asyncio.StreamWriter):
 
 
 class _Transport(TransportFactory):
+    """Of one connection."""
+
+    tap: frames.Tap
+    writer: asyncio.StreamWriter
+
     async def create(self, url: URL, **more: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         context = await more["ssl_context_provider"].get_context() if url.scheme == "amqps" else None
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(reader)
+        self.tap = protocol = frames.Tap(reader)
         try:
             transport, _ = await loop.create_connection(lambda: protocol, url.host or "", url.port or 0, ssl=context)
         except OSError as error:
             raise aiormq.exceptions.AMQPConnectionError(*error.args) from error
-        return reader, _Joined(transport, protocol, reader, loop)
+        self.writer = _Joined(transport, protocol, reader, loop)
+        return reader, self.writer
+
+
+async def _unheard(message: DeliveredMessage) -> None:
+    """aiormq wants to know whom to give messages to; it gets none (`rabbit_frames`)."""
+    raise AssertionError("a message came another way")
 
 
 class Link:
-    def __init__(self, connection: Connection, broker: Broker, options: RabbitOptions) -> None:
+    def __init__(self, connection: Connection, transport: _Transport, broker: Broker, options: RabbitOptions) -> None:
         self.broker = broker
         self.options = options
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done when the link has ended, with the reason."""
-        self.serving: dict[str, tuple[Channel, str]] = {}
-        """address -> channel and consumer tag"""
+        self.serving: dict[str, str] = {}
+        """address -> consumer tag"""
         self.hearing: dict[str, str] = {}
         """topic -> consumer tag"""
         self._connection = connection
+        self._transport = transport
+        self._user = frames.short(broker.user)
+        self._frame_max = FRAME_MAX
+        self._consumers = 0
+        self._sent: dict[int, tuple[str, Sent]] = {}
+        """What was sent and is not confirmed: delivery tag -> message id and who waits. The broker counts from 1."""
+        self._sent_count = 0
+        self._unacknowledged: dict[int, None] = {}
+        """Delivery tags of messages that we have, as they came."""
+        self._handled: dict[int, None] = {}
+        """Those of them whose acknowledgement is to be sent."""
+        self._acknowledging: asyncio.TimerHandle | None = None
         self._exchanges: dict[str, None] = {}
         self._calls: Channel
         self._served: Channel
@@ -201,9 +246,10 @@ class Link:
             password=broker.password,
             query={"heartbeat": str(_heartbeat(options.heartbeat_s)), "name": name},
         )
-        connection = Connection(url, context=context, transport_factory=_Transport())
+        transport = _Transport()
+        connection = Connection(url, context=context, transport_factory=transport)
         connection.vhost = options.vhost
-        link = cls(connection, broker, options)
+        link = cls(connection, transport, broker, options)
         try:
             with _LOST:
                 await link._establish(reply, cancelled)
@@ -219,21 +265,31 @@ class Link:
         connection = self._connection
         async with asyncio.timeout(CONNECT_S):
             await connection.connect()
-            self._calls = cast(Channel, await connection.channel(on_return_raises=True))
+            self._frame_max = connection.connection_tune.frame_max or FRAME_MAX
+            self._calls = cast(Channel, await connection.channel(publisher_confirms=False))
             self._served = cast(Channel, await connection.channel(publisher_confirms=False))
             self._topics = cast(Channel, await connection.channel(publisher_confirms=False))
             for channel in (self._served, self._topics):
                 channel.on_consumer_cancel_callbacks.add(lambda frame: cancelled(str(frame.consumer_tag)))
+                self._transport.tap.channels[channel.number] = frames.Inbound()
+            self._transport.tap.channels[self._calls.number] = frames.Inbound(returned=self._returned, confirmed=self._confirmed)
+            await self._calls.confirm_delivery()
             await self._served.basic_qos(prefetch_count=self.options.prefetch)
-            await self._calls.basic_consume(REPLY_TO, self._taker(reply), no_ack=True)
+            await self._consume(self._calls, REPLY_TO, lambda message: reply(self, message), no_ack=True)
 
     def _ended(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
         self.end(why(error) if error is not None else "the connection was closed")
 
     def end(self, reason: str) -> None:
-        if not self.lost.done():
-            self.lost.set_result(reason)
+        if self.lost.done():
+            return
+        self.lost.set_result(reason)
+        if self._acknowledging is not None:
+            self._acknowledging.cancel()
+        sent, self._sent = self._sent, {}
+        for _, who in sent.values():
+            who.failed(BrokerAway(reason))
 
     async def close(self) -> None:
         self.end("closed")
@@ -247,43 +303,100 @@ class Link:
         except Exception:
             return
 
-    def _taker(self, take: Take) -> Callable[[DeliveredMessage], Coroutine[Any, Any, None]]:
-        async def deliver(message: DeliveredMessage) -> None:
-            take(self, message)  # it never waits: a channel that ends cancels this, not what came of it
+    async def _consume(self, channel: Channel, queue: str, take: Callable[[frames.Delivered], None], *, no_ack: bool = False) -> str:
+        """The consumer's tag. `take` never waits."""
+        self._consumers += 1
+        tag = str(self._consumers)
+        self._transport.tap.channels[channel.number].consumers[tag.encode()] = take
+        await channel.basic_consume(queue, _unheard, no_ack=no_ack, consumer_tag=tag)
+        return tag
 
-        return deliver
+    async def _cancel(self, channel: Channel, tag: str) -> None:
+        await channel.basic_cancel(tag)  # until the broker has answered it sends messages
+        self._transport.tap.channels[channel.number].consumers.pop(tag.encode(), None)
 
     # ---- calls
 
-    async def send(self, address: str, data: bytes, ident: str, *, expires_s: float, answer: bool) -> None:
-        """Raises Refused, or BrokerAway when the link ended before the broker confirmed."""
-        properties = Basic.Properties(
-            content_type="application/msgpack",
-            delivery_mode=1,
-            message_id=ident,
-            correlation_id=ident if answer else None,
-            reply_to=REPLY_TO if answer else None,
-            expiration=str(max(1, int(expires_s * 1000))),
-            user_id=self.broker.user,
-        )
-        try:
-            with _LOST:
-                await self._calls.basic_publish(data, routing_key=PREFIX + address, properties=properties, mandatory=True, wait=False)
-        except PublishError:
-            raise Refused(full=False) from None
-        except DeliveryError:
-            raise Refused(full=True) from None
+    def send(self, address: str, data: bytes, ident: str, *, expires_s: float, answer: bool, sent: Sent) -> None:
+        """`sent` hears, now or later, if the message was not taken (Refused), or if the link ended before the broker confirmed."""
+        if self.lost.done():
+            sent.failed(BrokerAway(self.lost.result()))
+            return
+        properties = (
+            KIND + (_REPLY_TO if answer else b"") + frames.short(str(max(1, int(expires_s * 1000)))) + frames.short(ident) + self._user
+        )  # in the order of their flags
+        flags = SEND | frames.REPLY_TO if answer else SEND
+        message = self._message(self._calls, flags, properties, data, routing_key=PREFIX + address, mandatory=True)
+        self._sent_count += 1
+        self._sent[self._sent_count] = ident, sent
+        self._transport.writer.write(message)
 
-    async def answer(self, reply_to: str, data: bytes, ident: str) -> None:
-        properties = Basic.Properties(
-            content_type="application/msgpack", delivery_mode=1, correlation_id=ident, message_id=ident, user_id=self.broker.user
-        )
-        with contextlib.suppress(BrokerAway), _LOST:
-            await self._served.basic_publish(data, routing_key=reply_to, properties=properties, wait=False)
+    def _message(
+        self, channel: Channel, flags: int, properties: bytes, data: bytes, *, routing_key: str, exchange: str = "", mandatory: bool = False
+    ) -> bytes:
+        """Raises ValueError for a name of more than 255 bytes."""
+        head = frames.publish(channel.number, exchange, routing_key, mandatory=mandatory)
+        return head + frames.content(channel.number, flags, properties, data, self._frame_max)
 
-    async def acknowledge(self, tag: int) -> None:
-        with contextlib.suppress(BrokerAway), _LOST:
-            await self._served.basic_ack(tag, wait=False)
+    def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
+        sent = self._sent
+        if not multiple:
+            tags = [tag]
+        else:
+            tags = []
+            for known in sent:  # in the order in which they were sent
+                if known > tag:
+                    break
+                tags.append(known)
+        for known in tags:
+            found = sent.pop(known, None)
+            if found is not None and not taken:
+                found[1].failed(Refused(full=True))
+
+    def _returned(self, message: frames.Delivered) -> None:
+        """It had nowhere to go; that it was taken is confirmed all the same, afterwards."""
+        for tag, (ident, who) in self._sent.items():
+            if ident == message.message_id:
+                del self._sent[tag]
+                who.failed(Refused(full=False))
+                return
+
+    def answer(self, reply_to: str, data: bytes, ident: str) -> None:
+        """Lost without a word when the link has ended."""
+        if not self.lost.done():
+            properties = KIND + frames.short(ident) + self._user
+            self._transport.writer.write(self._message(self._served, ANSWER, properties, data, routing_key=reply_to))
+
+    def acknowledge(self, tag: int, *, soon: bool = False) -> None:
+        """Of what can wait (not `soon`) many are acknowledged at once."""
+        if self.lost.done():
+            return
+        self._handled[tag] = None
+        if soon or len(self._handled) * 4 >= self.options.prefetch:
+            self.acknowledge_all()
+        elif self._acknowledging is None:
+            self._acknowledging = asyncio.get_running_loop().call_later(ACKNOWLEDGE_S, self.acknowledge_all)
+
+    def acknowledge_all(self) -> None:
+        """All that was handled up to the first message that was not, in one frame; the others singly."""
+        if self._acknowledging is not None:
+            self._acknowledging.cancel()
+            self._acknowledging = None
+        if self.lost.done() or not self._handled:
+            return
+        handled, self._handled = self._handled, {}
+        number, parts, last = self._served.number, [], 0
+        for tag in self._unacknowledged:
+            if tag not in handled:
+                break
+            last = tag
+        many = [tag for tag in handled if tag <= last]
+        if last:
+            parts.append(frames.acknowledgement(number, last, multiple=len(many) > 1))
+        parts += [frames.acknowledgement(number, tag, multiple=False) for tag in handled if tag > last]
+        for tag in handled:
+            self._unacknowledged.pop(tag, None)
+        self._transport.writer.write(b"".join(parts))
 
     async def there(self, address: str) -> tuple[int, int] | None:
         """How many messages wait for an address, and how many processes serve it. None: it has no queue."""
@@ -321,15 +434,19 @@ class Link:
     async def serve(self, address: str, take: Take) -> None:
         arguments: FieldTable = {"x-max-length": self.options.queue_length, "x-overflow": "reject-publish", "x-expires": IDLE_QUEUE_MS}
         await self._declare(lambda channel: channel.queue_declare(PREFIX + address, arguments=arguments))
+
+        def taken(message: frames.Delivered) -> None:
+            self._unacknowledged[message.tag] = None
+            take(self, message)
+
         with _LOST:
-            consuming = await self._served.basic_consume(PREFIX + address, self._taker(take))
-        self.serving[address] = self._served, str(consuming.consumer_tag)
+            self.serving[address] = await self._consume(self._served, PREFIX + address, taken)
 
     async def silence(self, address: str) -> None:
         """The queue goes with its last consumer, so that callers hear at once that nobody is there."""
-        channel, tag = self.serving.pop(address)
+        tag = self.serving.pop(address)
         with _LOST:
-            await channel.basic_cancel(tag)
+            await self._cancel(self._served, tag)
         found = await self.there(address)
         if found is not None and found[1] == 0 and self._control is not None:
             with contextlib.suppress(BrokerAway), _LOST:
@@ -340,23 +457,27 @@ class Link:
     async def hear(self, topic: str, take: Take) -> None:
         arguments: FieldTable = {"x-max-length": self.options.queue_length, "x-overflow": "drop-head"}
         with _LOST:
-            await self._exchange(topic)
+            self._exchange(topic)
             declared = await self._topics.queue_declare("", exclusive=True, arguments=arguments)
             queue = str(declared.queue)
             await self._topics.queue_bind(queue, PREFIX + "topic." + topic)
-            consuming = await self._topics.basic_consume(queue, self._taker(take), no_ack=True)
-        self.hearing[topic] = str(consuming.consumer_tag)
+            self.hearing[topic] = await self._consume(self._topics, queue, lambda message: take(self, message), no_ack=True)
 
-    async def _exchange(self, topic: str) -> None:
+    def _exchange(self, topic: str) -> None:
+        """Written at once and not answered: what is published next finds it."""
         if topic not in self._exchanges:
-            await self._topics.exchange_declare(PREFIX + "topic." + topic, exchange_type="fanout")
+            declared = Exchange.Declare(exchange=PREFIX + "topic." + topic, exchange_type="fanout", nowait=True)
+            self._transport.writer.write(pamqp_frame.marshal(declared, self._topics.number))
             self._exchanges[topic] = None
 
-    async def publish(self, topic: str, data: bytes, ident: str) -> None:
-        properties = Basic.Properties(content_type="application/msgpack", delivery_mode=1, message_id=ident, user_id=self.broker.user)
-        with _LOST:
-            await self._exchange(topic)
-            await self._topics.basic_publish(data, exchange=PREFIX + "topic." + topic, properties=properties, wait=False)
+    def publish(self, topic: str, data: bytes, ident: str) -> None:
+        """Raises BrokerAway."""
+        if self.lost.done():
+            raise BrokerAway(self.lost.result())
+        self._exchange(topic)
+        properties = KIND + frames.short(ident) + self._user
+        name = PREFIX + "topic." + topic
+        self._transport.writer.write(self._message(self._topics, NEWS, properties, data, exchange=name, routing_key=""))
 
     # ---- notifications
 

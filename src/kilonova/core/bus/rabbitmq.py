@@ -14,11 +14,11 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from aiormq.abc import DeliveredMessage
-
 from kilonova.core.bus import wire
 from kilonova.core.bus.config import RabbitOptions
+from kilonova.core.bus.in_process import within
 from kilonova.core.bus.interface import Busy, HandlerTable, NoBroker, Undelivered, Unreachable, sender
+from kilonova.core.bus.rabbit_frames import Delivered
 from kilonova.core.bus.rabbit_link import BrokerAway, Link, Refused, tls_context, why
 from kilonova.core.errors import Error, Forbidden
 from kilonova.core.log import Log, request_id
@@ -34,8 +34,6 @@ LONG_S = 600.0
 """A call that runs longer is acknowledged: the broker closes a channel that keeps a message for half an hour."""
 HELD_NOTICES = 1000
 DRAIN_S = 5.0
-ACKNOWLEDGE_S = 0.1
-"""For so long acknowledgements of casts are collected: a system call for each costs more than all the rest of a heartbeat."""
 Admit = Callable[[str, str], bool]
 """(address, the broker's user who sent a message) -> may he?"""
 Judgement = Callable[[str, str, Any], Awaitable[None] | None]
@@ -52,6 +50,34 @@ class _Waiting:
         self.reply = reply
         self.heard_at = now
 
+    def failed(self, error: Refused | BrokerAway) -> None:
+        kind = Unreachable if isinstance(error, BrokerAway) else Busy if error.full else Undelivered
+        self.fail(kind)
+
+    def fail(self, kind: type[Unreachable] = Unreachable) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(kind(address=self.address))
+
+    def forget(self) -> None:
+        """Nobody waits any more: what is known by now is nobody's surprise."""
+        if self.reply.done() and not self.reply.cancelled():
+            self.reply.exception()
+        self.reply.cancel()
+
+
+class _Cast:
+    """Only for the log."""
+
+    __slots__ = ("_address", "_kind", "_log")
+
+    def __init__(self, address: str, kind: str, log: Log) -> None:
+        self._address = address
+        self._kind = kind
+        self._log = log
+
+    def failed(self, error: Refused | BrokerAway) -> None:
+        self._log.warning("nobody there", address=self._address, message_type=self._kind, error=error)
+
 
 class _Job:
     """A call to us that runs. Link and tag change when it is delivered again; without a tag it has been acknowledged."""
@@ -63,6 +89,11 @@ class _Job:
         self.tag = tag
         self.reply_to = reply_to
         self.began = now
+
+
+async def _judged(verdict: Awaitable[None], handler: Callable[[Any], Awaitable[Any]], message: Any) -> Any:
+    await verdict
+    return await handler(message)
 
 
 class _Memory:
@@ -120,7 +151,6 @@ class RabbitBus:
         self._waiting: dict[str, _Waiting] = {}
         self._jobs: dict[str, _Job] = {}
         self._done = _Memory()
-        self._unacknowledged: list[tuple[Link, int]] = []
         self._notices: deque[tuple[str, str, bytes, str, bool]] = deque()
         self._noticing = False
         self._dropped_notices = 0
@@ -173,7 +203,8 @@ class RabbitBus:
                     await self._steady.wait()
                     while self._link is not None and (self._jobs or self._notices):  # noqa: ASYNC110  (no event is worth its upkeep)
                         await asyncio.sleep(0.02)
-                    await self._acknowledge()
+                    if self._link is not None:
+                        self._link.acknowledge_all()
 
     async def _stay_connected(self) -> None:
         attempts = turn = 0
@@ -252,15 +283,14 @@ class RabbitBus:
             self._up.clear()
             self._steady.set()  # nobody waits for what cannot come
             for waiting in list(self._waiting.values()):
-                if not waiting.reply.done():
-                    waiting.reply.set_exception(Unreachable(address=waiting.address))
+                waiting.fail()
 
     def _cancelled(self, tag: str) -> None:
         """The broker has taken a queue away (its node died, or somebody deleted it)."""
         link = self._link
         if link is None:
             return
-        for address in [a for a, (_, known) in link.serving.items() if known == tag]:
+        for address in [a for a, known in link.serving.items() if known == tag]:
             del link.serving[address]
             self._log.warning("the broker has dropped the queue; making it again", address=address)
         for topic in [t for t, known in link.hearing.items() if known == tag]:
@@ -289,30 +319,32 @@ class RabbitBus:
         if len(self._topics[topic]) == 1:
             self._change()
 
-    def _taker(self, address: str) -> Callable[[Link, DeliveredMessage], None]:
-        return lambda link, message: self._taken(link, address, message)
+    def _taker(self, address: str) -> Callable[[Link, Delivered], None]:
+        name = f"message to {address}"
+        return lambda link, message: self._taken(link, address, name, message)
 
-    def _taken(self, link: Link, address: str, message: DeliveredMessage) -> None:
-        properties = message.header.properties
-        ident, reply_to = properties.message_id or "", properties.reply_to or ""
-        running, done = self._jobs.get(ident), self._done.get(ident)
+    def _taken(self, link: Link, address: str, name: str, message: Delivered) -> None:
+        ident, user = message.message_id, message.user_id
+        running = self._jobs.get(ident)
         if running is not None:
-            running.link, running.tag = link, message.delivery_tag
+            if running.link is link and running.tag is not None:
+                link.acknowledge(running.tag)  # somebody sends one message twice: only one is kept for it
+            running.link, running.tag = link, message.tag
             return
-        job = _Job(link, message.delivery_tag, reply_to, self._runtime.monotonic())
-        user = properties.user_id or ""
+        job = _Job(link, message.tag, message.reply_to, self._runtime.monotonic())
+        done = self._done.get(ident)
         if done is not None:
-            self._start("answer again", self._finish(ident, job, done))
+            self._finish(ident, job, done)
         elif message.redelivered:
             self.refused += 1
             self._log.warning("a message whose first receiver has gone is not run again", address=address, message_id=ident)
-            self._start("refuse", self._finish(ident, job, wire.refusal(Unreachable(address=address))))
+            self._finish(ident, job, wire.refusal(Unreachable(address=address)))
         elif self._admit is not None and not self._admit(address, user):
             self._log.warning("a message of a broker user who may not send it", address=address, user=user)
-            self._start("refuse", self._finish(ident, job, wire.refusal(Forbidden("This broker user may not send there."))))
+            self._finish(ident, job, wire.refusal(Forbidden("This broker user may not send there.")))
         else:
             self._jobs[ident] = job
-            self._start(f"message to {address}", self._handle(address, ident, job, bytes(message.body), user))
+            self._start(name, self._handle(address, ident, job, message.body, user))
 
     def _start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         if self._tasks.closed:
@@ -326,7 +358,7 @@ class RabbitBus:
             self._done.put(ident, reply)
         finally:
             self._jobs.pop(ident, None)
-        await self._finish(ident, job, reply)
+        self._finish(ident, job, reply)
 
     async def _run(self, address: str, data: bytes, user: str) -> bytes:
         try:
@@ -337,11 +369,9 @@ class RabbitBus:
             handler = (self._served.get(address) or self._retired.get(address, {})).get(type(message))
             if handler is None:
                 raise Undelivered(address=address)
-            async with asyncio.timeout(request.timeout_s):
-                verdict = self._judge(address, user, message) if self._judge is not None else None
-                if verdict is not None:
-                    await verdict
-                return wire.reply(await handler(message))
+            verdict = self._judge(address, user, message) if self._judge is not None else None
+            handled = handler(message) if verdict is None else _judged(verdict, handler, message)
+            return wire.reply(await within(request.timeout_s, handled))
         except TimeoutError:
             return wire.refusal(Unreachable(address=address))
         except Error as error:
@@ -352,32 +382,14 @@ class RabbitBus:
             self._log.error("a handler failed unexpectedly", address=address, error=error)
             return wire.refusal(wire.RemoteFailed(address=address))
 
-    async def _finish(self, ident: str, job: _Job, reply: bytes) -> None:
+    def _finish(self, ident: str, job: _Job, reply: bytes) -> None:
         link = job.link
         if not link.alive and self._link is not None:
             link = self._link  # the caller's own connection may be well: his address holds
-        if job.reply_to and link.alive:
-            await link.answer(job.reply_to, reply, ident)
-        if not job.link.alive or job.tag is None:
-            return
         if job.reply_to:
-            await job.link.acknowledge(job.tag)
-            return
-        self._unacknowledged.append((job.link, job.tag))
-        if len(self._unacknowledged) == 1:
-            self._start("acknowledge casts", self._acknowledge_later())
-        elif len(self._unacknowledged) * 4 >= self.options.prefetch:
-            await self._acknowledge()
-
-    async def _acknowledge_later(self) -> None:
-        await self._runtime.sleep(ACKNOWLEDGE_S)
-        await self._acknowledge()
-
-    async def _acknowledge(self) -> None:
-        done, self._unacknowledged = self._unacknowledged, []
-        for link, tag in done:
-            if link.alive:
-                await link.acknowledge(tag)
+            link.answer(job.reply_to, reply, ident)
+        if job.tag is not None:
+            job.link.acknowledge(job.tag, soon=bool(job.reply_to))  # in one write with the answer
 
     # ---- calls
 
@@ -389,50 +401,50 @@ class RabbitBus:
         self._runtime.point(f"call {type(message).__name__}")
         ident = self._ident()
         data = wire.request(ident, message, request_id.get(), timeout_s)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(address, loop.create_future(), self._runtime.monotonic())
+        deadline = loop.call_later(timeout_s, waiting.fail)
         try:
-            async with asyncio.timeout(timeout_s):
-                if not self._steady.is_set():
-                    await self._steady.wait()  # what we serve stands before anybody hears of us
-                link = self._link
-                if link is None:
-                    raise NoBroker(address=address)
-                reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-                self._waiting[ident] = waiting = _Waiting(address, reply, self._runtime.monotonic())
-                self._start("call", self._send(link, waiting, ident, data, timeout_s))
-                answer = await reply
-        except TimeoutError:
-            raise Unreachable(address=address) from None
+            if not self._steady.is_set():
+                await self._until_steady(address, timeout_s)  # what we serve stands before anybody hears of us
+            link = self._link
+            if link is None:
+                raise NoBroker(address=address)
+            self._waiting[ident] = waiting
+            link.send(address, data, ident, expires_s=timeout_s, answer=True, sent=waiting)
+            answer = await waiting.reply
         finally:
+            deadline.cancel()
             self._waiting.pop(ident, None)
+            waiting.forget()
         self._runtime.point(f"called {type(message).__name__}")
         return wire.read_reply(answer)
 
-    async def _send(self, link: Link, waiting: _Waiting, ident: str, data: bytes, timeout_s: float) -> None:
+    async def _until_steady(self, address: str, timeout_s: float) -> None:
         try:
-            await link.send(waiting.address, data, ident, expires_s=timeout_s, answer=True)
-        except (Refused, BrokerAway) as error:
-            if not waiting.reply.done():
-                kind = Unreachable if isinstance(error, BrokerAway) else Busy if error.full else Undelivered
-                waiting.reply.set_exception(kind(address=waiting.address))
+            async with asyncio.timeout(timeout_s):
+                await self._steady.wait()
+        except TimeoutError:
+            raise Unreachable(address=address) from None
 
-    def _replied(self, link: Link, message: DeliveredMessage) -> None:
-        waiting = self._waiting.get(message.header.properties.correlation_id or "")
+    def _replied(self, link: Link, message: Delivered) -> None:
+        waiting = self._waiting.get(message.correlation_id)
         if waiting is None or waiting.reply.done():
             return
         if message.body == wire.WORKING:
             waiting.heard_at = self._runtime.monotonic()
         else:
-            waiting.reply.set_result(bytes(message.body))
+            waiting.reply.set_result(message.body)
 
     async def _look_after(self) -> None:
         """Say which long calls we are at, and look for those of ours that nobody is at."""
         now = self._runtime.monotonic()
         for ident, job in list(self._jobs.items()):
             if job.link.alive and job.reply_to and now - job.began >= WORKING_S:
-                await job.link.answer(job.reply_to, wire.WORKING, ident)
+                job.link.answer(job.reply_to, wire.WORKING, ident)
             if job.link.alive and job.tag is not None and now - job.began >= LONG_S:
                 tag, job.tag = job.tag, None
-                await job.link.acknowledge(tag)
+                job.link.acknowledge(tag, soon=True)
         silent: dict[str, list[_Waiting]] = {}
         for waiting in list(self._waiting.values()):
             if now - waiting.heard_at >= SILENT_S and not waiting.reply.done():
@@ -445,44 +457,38 @@ class RabbitBus:
                 found = await link.there(address)
                 if found is None or not found[0] or not found[1]:
                     for waiting in calls:
-                        if now >= waiting.heard_at + SILENT_S and not waiting.reply.done():
-                            waiting.reply.set_exception(Unreachable(address=address))
+                        if now >= waiting.heard_at + SILENT_S:
+                            waiting.fail()
 
     def cast(self, address: str, message: Any) -> None:
         ident = self._ident()
-        self._start("cast", self._cast(address, wire.request(ident, message, request_id.get(), 60.0), ident, type(message).__name__))
-
-    async def _cast(self, address: str, data: bytes, ident: str, kind: str) -> None:
-        link = self._link
-        try:
-            if link is None:
-                raise BrokerAway("The message broker is away.")
-            await link.send(address, data, ident, expires_s=60.0, answer=False)
-        except (Refused, BrokerAway) as error:
-            self._log.warning("nobody there", address=address, message_type=kind, error=error)
+        data = wire.request(ident, message, request_id.get(), 60.0)
+        sent = _Cast(address, type(message).__name__, self._log)
+        if self._link is None:
+            sent.failed(BrokerAway("The message broker is away."))
+        else:
+            self._link.send(address, data, ident, expires_s=60.0, answer=False, sent=sent)
 
     # ---- topics
 
     def publish(self, topic: str, message: Any) -> None:
         ident = self._ident()
-        self._start("publish", self._publish(topic, wire.request(ident, message, request_id.get(), 60.0), ident))
-
-    async def _publish(self, topic: str, data: bytes, ident: str) -> None:
+        data = wire.request(ident, message, request_id.get(), 60.0)
         try:
             if self._link is None:
                 raise BrokerAway("The message broker is away.")
-            await self._link.publish(topic, data, ident)
+            self._link.publish(topic, data, ident)
         except BrokerAway as error:
             self._log.warning("news was not published", topic=topic, error=error)
 
-    def _hearer(self, topic: str) -> Callable[[Link, DeliveredMessage], None]:
-        def take(link: Link, message: DeliveredMessage) -> None:
-            user = message.header.properties.user_id or ""
+    def _hearer(self, topic: str) -> Callable[[Link, Delivered], None]:
+        def take(link: Link, message: Delivered) -> None:
+            user = message.user_id
             if self._admit is not None and not self._admit(topic, user):
                 self._log.warning("news of a broker user who may not publish it", topic=topic, user=user)
                 return
             for receive in self._topics.get(topic, ()):
-                self._start(f"news of {topic}", self._heard(receive, bytes(message.body), user))
+                self._start(f"news of {topic}", self._heard(receive, message.body, user))
 
         return take
 
