@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from typing import Any
 
 import uvicorn
@@ -16,11 +17,21 @@ GRACE_S = 2
 CLOSE = (b"connection", b"close")
 LONGEST_HEAD = 128 << 10
 """Bytes of a request's line and headers that may come without an end."""
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2 (OpenSSL's words): a key that is stolen later opens nothing that was recorded. TLS 1.3 has no others."""
 TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class PortTaken(Exception):
     """The address cannot be bound; the message says which and why."""
+
+
+class _Config(uvicorn.Config):
+    def load(self) -> None:
+        """Whatever the system's OpenSSL would still take."""
+        super().load()
+        if self.ssl is not None:
+            self.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
 
 
 class _Quiet(uvicorn.Server):
@@ -149,7 +160,7 @@ class HttpServer:
     ) -> None:
         """grace_s: what requests that run when the server stops get to end in; what is not over then is cut off."""
         self.listener = listener
-        config = uvicorn.Config(
+        config = _Config(
             app,
             http=_Protocol,
             ws="none",
@@ -165,6 +176,7 @@ class HttpServer:
             backlog=2048,
             ssl_certfile=ssl_certfile,
             ssl_keyfile=ssl_keyfile,
+            ssl_ciphers=CIPHERS,
             h11_max_incomplete_event_size=65536,
         )
         self._server = _Quiet(config)

@@ -4,6 +4,7 @@ A client without a certificate is let in (the application decides what it may do
 is not. `scope["client_name"]` is the certificate's common name, empty without one; `scope["client_sha256"]` its fingerprint.
 """
 
+import asyncio
 import hashlib
 import socket
 import ssl
@@ -11,8 +12,35 @@ from typing import Any
 
 from kilonova.core.server import HttpServer, _Protocol
 
+READ_S = 20.0
+"""From the handshake until a request is there whole."""
+ANSWER_S = 120.0
+"""What a connection lives after that."""
+MOST = 200
+"""Connections at once. Anybody may connect, and none of them is to cost the process the descriptors that it needs for others."""
+
 
 class _Named(_Protocol):
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > MOST:
+            transport.abort()
+        else:
+            self._timer = self.loop.call_later(READ_S, self._read_by_now)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _read_by_now(self) -> None:
+        if self.cycle is None or self.cycle.more_body:
+            self.transport.abort()
+        else:
+            self._timer = self.loop.call_later(ANSWER_S, self.transport.abort)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         tls = self.transport.get_extra_info("ssl_object")
