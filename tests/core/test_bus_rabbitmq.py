@@ -452,6 +452,42 @@ def test_a_queue_that_the_broker_drops_is_made_again(rabbit: Rabbit) -> None:
     run(test)
 
 
+def test_a_queue_that_is_off_the_brokers_list_is_made_again(rabbit: Rabbit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a node of its cluster dies: the queue's process and consumer live, but nobody finds it. Of two that serve it, each takes part
+    again at the latest when the other goes."""
+    monkeypatch.setattr(rabbitmq, "LOOK_AGAIN_S", 0.1)
+
+    async def test() -> None:
+        log = Lines()
+        async with connected(rabbit.url) as here, connected(rabbit.url, log=log) as one, connected(rabbit.url, log=log) as other:
+            where = address()
+            for bus in (one, other):
+                bus.serve(where, echo(name=str(bus is one)))
+                await bus.ready()
+            name = f'rabbit_misc:r(<<"/">>, queue, <<"kilonova.{where}">>)'
+            await asyncio.to_thread(rabbit.control, "eval", f'rabbit_amqqueue:internal_delete({name}, <<"test">>).')
+
+            async def answered() -> str | None:
+                try:
+                    reply = await here.call(where, Heartbeat(host="h"))
+                except Unreachable:
+                    return None
+                return str(reply.network_id)
+
+            first = None
+            while first is None:
+                first = await answered()
+                await asyncio.sleep(0.02)
+            (one if first == "True" else other).silence(where)
+            second: str | None = first
+            while second in (None, first):
+                second = await answered()
+                await asyncio.sleep(0.02)
+            assert "the broker has lost the queue without a word; making it again" in log.messages()
+
+    run(test)
+
+
 async def _cut(bus: RabbitBus) -> None:
     """End the TCP connection under the bus."""
     assert bus._link is not None

@@ -34,6 +34,14 @@ LONG_S = 600.0
 """A call that runs longer is acknowledged: the broker closes a channel that keeps a message for half an hour."""
 HELD_NOTICES = 1000
 DRAIN_S = 5.0
+SETTLE_S = 1.0
+"""After a node of a broker's cluster has died, its peers take its queues off their list by name: so long nothing is made there anew."""
+LOOK_S = (2.0, 8.0, 21.0, 3.0, 26.0)
+"""After a reconnection: pauses before each look whether our queues stand. A queue that is off the list takes its successor off, too, when
+it expires (`rabbit_link.IDLE_QUEUE_MS` after its last consumer): hence the third and fourth."""
+LOOK_AGAIN_S = 30.0
+LOOK_EACH_S = 0.15
+"""The pause before later looks: the longer of the two, the second for each address."""
 Admit = Callable[[str, str], bool]
 """(address, the broker's user who sent a message) -> may he?"""
 Judgement = Callable[[str, str, Any], Awaitable[None] | None]
@@ -148,6 +156,8 @@ class RabbitBus:
         self._steady = asyncio.Event()
         self._steady.set()
         self._up = asyncio.Event()
+        self._shaken = asyncio.Event()
+        """A node of the broker may have died."""
         self._waiting: dict[str, _Waiting] = {}
         self._jobs: dict[str, _Job] = {}
         self._done = _Memory()
@@ -164,6 +174,7 @@ class RabbitBus:
         """Connect, and stay connected. Waits at most `wait_s` for the first connection; without one it goes on trying."""
         self._tasks.start("broker connection", self._stay_connected())
         self._tasks.every("signs of life of long calls", WORKING_S, self._look_after)
+        self._tasks.start("own queues", self._watch_queues())
         if wait_s:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -219,6 +230,10 @@ class RabbitBus:
                 link = await Link.open(broker, self.options, context, name=self.name, reply=self._replied, cancelled=self._cancelled)
                 link.lost.add_done_callback(lambda lost: self._changed.set())
                 try:
+                    if lost:
+                        self._shaken.set()
+                        if len(brokers) > 1:
+                            await self._runtime.sleep(SETTLE_S)
                     await self._settle(link)
                     self._link = link
                     began = self._runtime.monotonic()
@@ -295,7 +310,42 @@ class RabbitBus:
             self._log.warning("the broker has dropped the queue; making it again", address=address)
         for topic in [t for t, known in link.hearing.items() if known == tag]:
             del link.hearing[topic]
-        self._change()
+        self._shaken.set()
+        if len(self.options.brokers) > 1:
+            asyncio.get_running_loop().call_later(SETTLE_S, self._change)
+        else:
+            self._change()
+
+    async def _watch_queues(self) -> None:
+        """A broker's node that takes a dead node's queues off the list goes by name, and may take one that has just been made anew: its
+        process and its consumer live on, nobody is told, and who sends there hears that there is no such queue (RabbitMQ 3.10)."""
+        turn = len(LOOK_S)
+        while True:
+            pause = LOOK_S[turn] if turn < len(LOOK_S) else max(LOOK_AGAIN_S, LOOK_EACH_S * len(self._served))
+            try:
+                async with asyncio.timeout(pause):
+                    await self._shaken.wait()
+                self._shaken.clear()
+                turn = 0
+            except TimeoutError:
+                turn += 1
+                await self._remake_queues()
+
+    async def _remake_queues(self) -> None:
+        """Of queues that are not on the list, or are there without any consumer though we have one (another process made it anew). What is
+        off the list keeps its consumer, and so does not expire as long as this connection stands."""
+        link = self._link
+        if link is None or not self._steady.is_set():
+            return
+        for address, tag in list(link.serving.items()):
+            try:
+                found = await link.there(address)
+            except BrokerAway:
+                return
+            if (found is None or not found[1]) and link.serving.get(address) == tag:
+                del link.serving[address]
+                self._log.warning("the broker has lost the queue without a word; making it again", address=address)
+                self._change()
 
     def _change(self) -> None:
         self._changed.set()
