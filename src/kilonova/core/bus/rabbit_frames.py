@@ -33,7 +33,11 @@ _sized = struct.Struct(">HHQH")
 
 
 class Delivered:
-    """A message that came in. Properties that it does not have are empty."""
+    """A message that came in. Properties that it does not have are empty.
+
+    `user_id` is the broker's word for who published it into the queue that it came from. A message with headers has none: ours have no
+    headers, and the broker puts them on what it moves from queue to queue (dead letters), with the user of who published it elsewhere.
+    Whoever may declare a queue could otherwise have another's messages, by their rightful sender, moved to where he wants them."""
 
     __slots__ = ("body", "correlation_id", "message_id", "redelivered", "reply_to", "tag", "user_id")
 
@@ -171,7 +175,7 @@ def _read_properties(message: Delivered, flags: int, data: bytes, at: int) -> No
         at += 8
     if flags & TYPE:
         at += 1 + data[at]
-    if flags & USER_ID:
+    if flags & USER_ID and not flags & HEADERS:
         at, message.user_id = _short(data, at)
 
 

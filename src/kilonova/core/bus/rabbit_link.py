@@ -9,8 +9,11 @@ Names on the broker are part of the wire. Arguments of queues are those of whoev
 
 import asyncio
 import contextlib
+import hashlib
+import hmac
 import logging
 import os
+import secrets
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -204,6 +207,7 @@ class Link:
         self._connection = connection
         self._transport = transport
         self._user = frames.short(broker.user)
+        self._seal_key = secrets.token_bytes(32)
         self._frame_max = FRAME_MAX
         self._consumers = 0
         self._sent: dict[int, tuple[str, Sent]] = {}
@@ -275,7 +279,7 @@ class Link:
             self._transport.tap.channels[self._calls.number] = frames.Inbound(returned=self._returned, confirmed=self._confirmed)
             await self._calls.confirm_delivery()
             await self._served.basic_qos(prefetch_count=self.options.prefetch)
-            await self._consume(self._calls, REPLY_TO, lambda message: reply(self, message), no_ack=True)
+            await self._consume(self._calls, REPLY_TO, self._unsealed(reply), no_ack=True)
 
     def _ended(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
@@ -317,11 +321,26 @@ class Link:
 
     # ---- calls
 
+    def _sealed(self, ident: str) -> str:
+        """The name of a message on the wire. Names are counted, and whoever has heard from us knows where our answers go: what nobody can
+        guess makes sure that only who got a message can answer it, or ask the one who got it for what it answered."""
+        return f"{ident}.{hashlib.blake2b(ident.encode(), key=self._seal_key, digest_size=16).hexdigest()}"
+
+    def _unsealed(self, reply: Take) -> Callable[[frames.Delivered], None]:
+        def take(message: frames.Delivered) -> None:
+            ident = message.correlation_id.rpartition(".")[0]
+            if hmac.compare_digest(self._sealed(ident).encode(), message.correlation_id.encode()):
+                message.correlation_id = ident
+                reply(self, message)
+
+        return take
+
     def send(self, address: str, data: bytes, ident: str, *, expires_s: float, answer: bool, sent: Sent) -> None:
         """`sent` hears, now or later, if the message was not taken (Refused), or if the link ended before the broker confirmed."""
         if self.lost.done():
             sent.failed(BrokerAway(self.lost.result()))
             return
+        ident = self._sealed(ident)
         properties = (
             KIND + (_REPLY_TO if answer else b"") + frames.short(str(max(1, int(expires_s * 1000)))) + frames.short(ident) + self._user
         )  # in the order of their flags
@@ -362,10 +381,13 @@ class Link:
                 return
 
     def answer(self, reply_to: str, data: bytes, ident: str) -> None:
-        """Lost without a word when the link has ended."""
-        if not self.lost.done():
-            properties = KIND + frames.short(ident) + self._user
-            self._transport.writer.write(self._message(self._served, ANSWER, properties, data, routing_key=reply_to))
+        """Lost without a word when the link has ended, and when the caller wants it elsewhere than at an address for answers: in another's
+        queue it would be ours, and not his."""
+        if self.lost.done() or not reply_to.startswith(REPLY_TO):
+            return
+        with contextlib.suppress(ValueError):  # a name that was no UTF-8 has grown too long: none of ours
+            message = self._message(self._served, ANSWER, KIND + frames.short(ident) + self._user, data, routing_key=reply_to)
+            self._transport.writer.write(message)
 
     def acknowledge(self, tag: int, *, soon: bool = False) -> None:
         """Of what can wait (not `soon`) many are acknowledged at once."""
