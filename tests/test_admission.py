@@ -145,6 +145,7 @@ def test_a_sender_nobody_has_checked_is_nobody() -> None:
     assert not may("compute.facts", "agent.", rpc.Alive(hosts=("a",)))
 
 
+IDENT = "0" * 32
 HELLO = net.AgentStarted(host="a", vtep_ip="192.0.2.1", description=net.DriverDescription(driver="fake"))
 REPORT = rpc.HostReport(host="a", hypervisor_hostname="a", hypervisor_type="f", hypervisor_version=1, vcpus=1, ram_mb=1, disk_gb=1)
 METADATA = net.MetadataRequest(network_id="n", source_ip="10.0.0.1", method="GET", path="/")
@@ -159,7 +160,7 @@ OWN = [
     ("network.facts", net.Heartbeat(host="a")),
     ("metadata", METADATA),
     ("image", READ),
-    ("image.store", rpc.StoreImage(image_id="f", address="file.a.0")),
+    ("image.store", rpc.StoreImage(image_id="f", address=agents.file_address("a", IDENT))),
 ]
 
 
@@ -186,9 +187,12 @@ def test_the_table_is_tried_whole() -> None:
         ("metadata", msgspec.structs.replace(METADATA, source_ip="10.0.0.2")),
         ("metadata", msgspec.structs.replace(METADATA, router_id="r")),
         ("metadata", msgspec.structs.replace(METADATA, network_id=None)),
-        ("image.store", rpc.StoreImage(image_id="f", address="file.b.0")),
+        ("image.store", rpc.StoreImage(image_id="f", address=agents.file_address("b", IDENT))),
+        ("image.store", rpc.StoreImage(image_id="f", address=agents.file_address("a.b", IDENT))),
+        ("image.store", rpc.StoreImage(image_id="f", address=agents.file_address("a", IDENT) + "\n")),
         ("image.store", rpc.StoreImage(image_id="f", address="compute.a")),
-        ("image.store", rpc.StoreImage(image_id="i", address="file.a.0")),
+        ("image.store", rpc.StoreImage(image_id="i", address=agents.file_address("a", IDENT))),
+        ("compute.facts", Call("compute.rpc.Alive", msgspec.msgpack.encode({"hosts": ["a"]}))),
     ],
 )
 def test_what_a_host_may_not_say_of_itself(address: str, message: Any) -> None:

@@ -80,7 +80,7 @@ def _image_here(judge: "Judge", host: str, arguments: Any) -> Awaitable[bool]:
 
 
 async def _snapshot_here(judge: "Judge", host: str, told: Any) -> bool:
-    if not told.address.startswith(agents.file_address(host, "")):
+    if not agents.is_file_of(host, told.address):
         return False
     return await judge.holds(HostClaim(host=host, fills_image=told.image_id))
 
@@ -127,8 +127,8 @@ class Judge:
         if host is None:
             return None
         rules = MAY.get(family(address), {})
-        if isinstance(message, Call):
-            rule, told = rules.get(message.method), _arguments(message)
+        if isinstance(message, Call):  # a message's name is no method's: its rule reads a struct
+            rule, told = None if "." in message.method else rules.get(message.method), _arguments(message)
         else:
             rule, told = rules.get(wire.name_of(type(message))), message
         verdict = False if rule is None or told is None else rule(self, host, told)

@@ -23,6 +23,11 @@ def file_address(host: str, ident: str) -> str:
     return f"file.{host}.{ident}"
 
 
+def is_file_of(host: str, address: str) -> bool:
+    """Whether the host gives out a file there. Names have dots: `a` may not name what `a.b` gives out."""
+    return re.fullmatch(rf"file\.{re.escape(host)}\.[0-9a-f]{{32}}", address) is not None
+
+
 def own_queues(host: str) -> str:
     """A pattern of the broker for the queues that an agent may declare and read."""
     name = re.escape(host).replace("\\-", "-")
