@@ -4,6 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from kilonova.compute.ops import create
+from kilonova.compute.store import servers
 from kilonova.core.context import service_context
 from kilonova.core.db import Lost
 from kilonova.core.operations import Operation
@@ -192,6 +196,45 @@ def test_deleting_while_building_leaves_nothing(compute: Run) -> None:
         assert w.network.ports == {}
 
     compute(story)
+
+
+@pytest.mark.parametrize("cells", [0, 2])
+def test_a_create_that_wakes_up_after_the_delete_writes_no_row(compute: Run, monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
+    """It was stopped before it wrote the server into its cell; another runner ended it. As in seed 3 of several processes, at 44e491a."""
+    asleep, up = asyncio.Event(), asyncio.Event()
+    place = create._place
+
+    async def placed(*given: Any, **named: Any) -> int:
+        asleep.set()
+        await up.wait()
+        return await place(*given, **named)
+
+    monkeypatch.setattr(create, "_place", placed)
+
+    async def story(w: ComputeWorld) -> None:
+        reply = await client(w).post("/v2.1/servers", wanted())
+        server_id = reply.json["server"]["id"]
+        await asleep.wait()
+        assert (await client(w).delete(f"/v2.1/servers/{server_id}")).status == 204
+        (op,) = [op for op in await w.compute.api_ops.of(server_id) if op.verb == "create"]
+        other = await w.compute.api_ops._take(op)
+        assert other is not None
+        await w.db.transact(lambda tx: w.compute.api_ops.finish(tx, other))
+        await until(client(w), server_id, "gone")
+        for _ in range(500):
+            if not await w.compute.api_ops.of(server_id):
+                break
+            await asyncio.sleep(0.005)
+        up.set()
+        woken = w.compute.api_ops.running[op.id].task
+        assert woken is not None
+        await asyncio.wait([woken], timeout=5)
+        rows = [await servers.get(db, server_id) for db in w.cell_dbs.values() or [w.db]]
+        assert [row.deleted for row in rows if row is not None] == [True] * len(rows)
+        listed = (await client(w, "admin:p1").get("/v2.1/servers?deleted=true&all_tenants=true")).json["servers"]
+        assert [shown["id"] for shown in listed] == [server_id]
+
+    compute(story, cells=cells)
 
 
 def test_bad_requests_say_which_field(compute: Run) -> None:

@@ -313,18 +313,17 @@ class Cells:
         return cell
 
     async def locate(self, server_id: str) -> tuple[Cell, Server] | None:
-        """A server's row, deleted ones too, wherever it is. Raises CellSilent when it may be in a cell that does not answer."""
+        """A server's row, deleted ones too, wherever it is; where several cells have one (ops/delete.py), one that is not deleted. Raises
+        CellSilent when it may be in a cell that does not answer."""
         cell = self.only or await self.of(server_id)
         if cell is not None:
             server = await self.within(cell, lambda db: servers.get(db, server_id))
             return (cell, server) if server is not None else None
         answers = await self.gather("server", lambda cell: servers.get(cell.db, server_id))
-        for cell, server in answers.found:
-            if server is not None:
-                return cell, server
-        if answers.silent:
+        rows = sorted(((cell, row) for cell, row in answers.found if row is not None), key=lambda found: found[1].deleted)
+        if answers.silent and (not rows or rows[0][1].deleted):
             raise CellSilent(cell=answers.silent[0].uuid, why=answers.silent[0].why)
-        return None
+        return rows[0] if rows else None
 
     # ---- reading
 

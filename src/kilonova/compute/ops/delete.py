@@ -3,6 +3,7 @@
 begin    marks the mapping and writes the intent (api side), then shows `deleting` (cell side); the client has its 204.
 run      waits for a create that is still under way to notice, ends the guest, frees ports and resources, marks the row deleted, and
          last forgets the mapping, which gives the quota back.
+         A server that has no row yet gets one that says that it is deleted: a create that was asleep writes none after that.
 recover  is run: every step may be done twice. A host that is down is passed over: its agent removes guests that belong to nobody
          when it comes back. While its guest may run the server keeps addresses and resources, so a host that is up is asked again.
 """
@@ -73,7 +74,7 @@ async def _candidates(c: ComputeService, server_id: str) -> list[Cell]:
 async def run(c: ComputeService, op: Operation) -> None:
     args = op.arguments(DeleteArgs)
     await _wait_for_create(c, op)
-    cell, server = await c.cells.locate(op.resource_id) or (None, None)
+    cell, server = await c.cells.locate(op.resource_id) or await _forestalled(c, op) or (None, None)
     if cell is not None and server is not None and not server.deleted:
         db = cell.db
         if server.task != "deleting":
@@ -98,6 +99,27 @@ async def _wait_for_create(c: ComputeService, op: Operation) -> None:
     while any(other.verb == "create" for other in await c.api_ops.of(op.resource_id)):
         await c.runtime.sleep(pause_s)
         pause_s = min(pause_s * 1.5, POLL_MAX_S)
+
+
+async def _forestalled(c: ComputeService, op: Operation) -> tuple[Cell, Server] | None:
+    """No cell has a row. A create that was asleep may still write one, in whichever cell, when all of this is over: it shall find it there,
+    deleted. The row, if it was quicker than we are."""
+    request = await mappings.request(c.api_db, op.resource_id)
+    if request is None:
+        return None
+    now = c.runtime.now_us()
+    gone = msgspec.structs.replace(
+        request, state="deleted", task=None, deleted=True, terminated_at=now, updated_at=now, revision=request.revision + 1
+    )
+
+    async def body(tx: Transaction) -> Server | None:
+        there = await servers.get(tx, gone.id)
+        if there is None:
+            await servers.insert(tx, gone)
+        return there if there is not None and not there.deleted else None
+
+    written = [(cell, await cell.db.transact(body)) for cell in c.cells.faces]
+    return next(((cell, server) for cell, server in written if server is not None), None)
 
 
 async def _end_guest(c: ComputeService, op: Operation, db: Database, server: Server) -> None:

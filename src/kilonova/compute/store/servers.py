@@ -154,8 +154,8 @@ def ordering(order: Sequence[tuple[Any, bool]]) -> list[Any]:
 
 def merged(pages: Sequence[Sequence[tuple[Any, ...]]], directions: Sequence[bool], first: int) -> list[tuple[Any, ...]]:
     """Rows of several databases in one order: that of their columns from `first` on, each descending or not. The databases compare texts
-    by code points, as Python does."""
-    rows = [row for page in pages for row in page]
+    by code points, as Python does. A server that was deleted before it came into a cell has a row in each: it is listed once."""
+    rows = list({row[0]: row for page in pages for row in page}.values())
     for at, descending in reversed(list(enumerate(directions, first))):
         rows.sort(key=lambda row: (row[at] is not None, row[at] if row[at] is not None else 0), reverse=descending)
     return rows
