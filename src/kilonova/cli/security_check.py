@@ -39,7 +39,7 @@ def command(ctx: click.Context, config_files: tuple[str, ...], state: str | None
         for ident, title, verdict in told:
             label = verdict.result.ljust(4)
             label = label if is_plain() else click.style(label, fg=COLOURS[verdict.result])
-            click.echo(" ".join(f"{ident:<18} {label} {title}: {verdict.reason} {verdict.advice}".split(" ")).rstrip())
+            click.echo(f"{ident:<18} {label} {title}: {verdict.reason} {verdict.advice}".rstrip())
         failed = sum(verdict.result == FAIL for _, _, verdict in told)
         click.echo(f"{len(told)} items: {failed} failed." if failed else f"{len(told)} items: none failed.")
     if any(verdict.result == FAIL for _, _, verdict in told):
@@ -57,7 +57,7 @@ def gather(config_files: tuple[str, ...], state: str | None) -> Any:
     from kilonova.core.http import MAX_BODY
 
     path = _state(config_files, state)
-    own = [path / "kilonova.conf", path / "join" / "kilonova.conf"] if path else []
+    own = [path / "join" / "kilonova.conf", path / "kilonova.conf"] if path else []
     files = readable(config_files) or tuple(str(name) for name in own if name.exists())[:1]
     try:
         conf = config.build(tables(), files)
@@ -126,7 +126,10 @@ def _state(config_files: tuple[str, ...], state: str | None) -> Path | None:
             named = config.build([OPTIONS], readable(config_files)).state_path
         except config.ConfigError as error:
             raise Failure(plain(str(error)), "`kilonova config check` tells more.") from None
-        return Path(named).expanduser().resolve() if named and (Path(named).expanduser() / "kilonova.state").exists() else None
+        try:
+            return Path(named).expanduser().resolve() if named and (Path(named).expanduser() / "kilonova.state").exists() else None
+        except PermissionError:
+            raise Failure(f"{named} cannot be looked into by this user.", "Run the command as root or as the cloud's user.") from None
     alive = running()
     if len(alive) == 1:
         return alive[0].path

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import yaml
 from oslo_config import cfg
-from oslo_policy import _checks
+from oslo_policy import _checks, _parser
 from oslo_policy.policy import Rules
 
 from kilonova.core.config import Options
@@ -56,6 +56,26 @@ def overrides(path: str) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in found.items()):
         raise PolicyError(f'{path}: it is a mapping of rule names to checks, for example "os_compute_api:servers:show": "role:reader".')
     return found
+
+
+def lets_everybody(text: str, rules: Mapping[str, str]) -> bool:
+    """Whether a check asks nothing of the caller. rules: the file's, for `rule:…`; those that it does not have ask for something."""
+
+    def free(check: Any, above: tuple[str, ...]) -> bool:
+        match check:
+            case _checks.TrueCheck():
+                return True
+            case _checks.OrCheck():
+                return any(free(part, above) for part in check.rules)
+            case _checks.AndCheck():
+                return all(free(part, above) for part in check.rules)
+            case _checks.NotCheck():
+                return not free(check.rule, above)
+            case _checks.RuleCheck() if check.match in rules and check.match not in above:
+                return free(_parser.parse_rule(rules[check.match]), (*above, check.match))
+        return False
+
+    return free(_parser.parse_rule(text), ())
 
 
 class Policy:
