@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from kilonova.compute.drivers.fake import Fake
+from kilonova.core.db import Transaction
+from kilonova.core.leases import Lease
 from kilonova.core.operations import Operations
 from kilonova.placement.service import PlacementService
 from kilonova.testing import ordeal
@@ -58,14 +60,23 @@ async def none(self: Operations, *, everything: bool = False) -> int:
     return 0
 
 
+async def only_what_is_free(self: Lease, tx: Transaction) -> int | None:
+    row = await tx.one(self._get, {"key": self.name})
+    return None if row is not None and row[0] != self.owner else await CLAIM(self, tx)
+
+
+CLAIM = Lease._claim
+
+
 @pytest.mark.parametrize(
     ("where", "name", "instead", "found"),
     [
         (Operations, "adopt", none, "not at rest|since"),
         (PlacementService, "release", nothing, "is no server"),
         (Fake, "destroy", nothing, "belongs to no server|runs on"),
+        (Lease, "_claim", only_what_is_free, "dataplane of"),
     ],
-    ids=["nobody adopts", "allocations stay", "guests stay"],
+    ids=["nobody adopts", "allocations stay", "guests stay", "the lead is never taken over"],
 )
 def test_a_planted_mistake_is_found(where: Any, name: str, instead: Any, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(where, name, instead)

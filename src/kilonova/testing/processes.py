@@ -107,6 +107,8 @@ class ProcessRuntime(FaultRuntime):
         """Stop at this point for so many seconds."""
         self.freeze_after: tuple[str, int, float] | None = None
         """The same, but the points are counted from the next one of this name on."""
+        self.freeze_held: tuple[int, float] | None = None
+        """Stop for so many seconds after an answer that an operation is still ours: the next one, or after so many others."""
         self._way = random.Random(f"way {seed}")
         """How long statements take: apart from what the process itself draws."""
 

@@ -4,7 +4,7 @@ Each process has clocks, a life and a loop of its own (`processes`). Processes a
 longer than their leases; the broker goes away; clocks differ, run unequally, and jump. The rest of the weather is the single process's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from kilonova.app import HISTORIES, Cloud
@@ -14,6 +14,7 @@ from kilonova.core import config
 from kilonova.core.bus import Bus
 from kilonova.core.db import schema
 from kilonova.core.log import Log
+from kilonova.core.operations import Operation
 from kilonova.core.tasks import Tasks
 from kilonova.hypervisor import Hypervisors, ReachOverBus
 from kilonova.network.config import OPTIONS as NETWORK_OPTIONS
@@ -24,7 +25,7 @@ from kilonova.testing.cloud import PASSWORD, WholeCloud
 from kilonova.testing.databases import open_test_database
 from kilonova.testing.faults import FaultRuntime, FaultyDataplane, FaultyHypervisor
 from kilonova.testing.invariants import open_operations
-from kilonova.testing.processes import Died, Process, ProcessLoop, Remote, WorldLoop
+from kilonova.testing.processes import Died, Process, ProcessLoop, ProcessRuntime, Remote, WorldLoop
 from kilonova.testing.workload import PEOPLE, Workload
 
 CONTROLS = ("control-0", "control-1")
@@ -35,6 +36,7 @@ SKEW_S = 3.0
 DRIFT = 1e-4
 FARTHEST_S = 20.0
 """A wall clock may be that wrong. Hosts count as down when a heartbeat is 60 s old by the reader's clock."""
+Question = Callable[[Operation], Coroutine[Any, Any, bool]]
 
 
 class OnBroker(Cloud):
@@ -102,6 +104,22 @@ class View:
         return [agent for name in NODES for agent in self._several.nodes[name].network_agents]
 
 
+def _then_stopped(runtime: ProcessRuntime, held: Question) -> Question:
+    """The question whether an operation is still ours, after whose answer the process may be stopped."""
+
+    async def asked(op: Operation) -> bool:
+        answer = await held(op)
+        if answer and runtime.freeze_held is not None:
+            before, seconds = runtime.freeze_held
+            runtime.freeze_held = (before - 1, seconds) if before else None
+            if not before:
+                runtime.note(f"! stopped for {seconds:.1f} s after it heard that {op.verb} of {op.resource_id} is still its own")
+                runtime.stall(seconds)
+        return answer
+
+    return asked
+
+
 class Several:
     def __init__(self, world: Any, runtime: FaultRuntime, settings: dict[tuple[str, str], Any], sink: Callable[..., Any]) -> None:
         """world: the ordeal's. sink: (world, runtime, level) -> where a process's log goes."""
@@ -157,6 +175,8 @@ class Several:
             cloud = self.clouds[process.name] = OnBroker(
                 end, plan, runtime, sink, database=Remote(self.db, process), image_store=self.world.store
             )
+            assert cloud.compute is not None
+            cloud.compute.api_ops.held = _then_stopped(runtime, cloud.compute.api_ops.held)  # type: ignore[method-assign, assignment]
             await cloud.start(dict.fromkeys(PEOPLE, PASSWORD))
 
         return begin
@@ -251,6 +271,7 @@ class Several:
         self.broker.comes_back()
         for process in self.processes.values():
             process.runtime.kill_at = process.runtime.freeze_at = process.runtime.freeze_after = None
+            process.runtime.freeze_held = None
             process.loop.frozen_until = 0.0
         until = runtime.monotonic() + rest_s
         while len(self.up) < len(CONTROLS) + len(NODES) or await open_operations(self.view):
@@ -265,9 +286,10 @@ class Several:
     async def _misfortunes(self) -> None:
         chance = self.world.weather.chance
         kinds = [
-            (4, self.death), (3, self.sleep), (3, self.sleep_in_a_verb), (3, self.broker_away), (3, self.commit_before),
-            (3, self.commit_after), (1, self.slow_disk), (4, self.bus), (3, self.partition), (2, self.power_loss), (3, self.driver_errors),
-            (2, self.driver_hangs), (4, self.guest_by_itself), (3, self.dataplane_errors), (2, self.clock_jump), (1, self.image_disk_fails),
+            (4, self.death), (3, self.sleep), (3, self.sleep_in_a_verb), (2, self.sleep_after_a_question), (3, self.broker_away),
+            (3, self.commit_before), (3, self.commit_after), (1, self.slow_disk), (4, self.bus), (3, self.partition), (2, self.power_loss),
+            (3, self.driver_errors), (2, self.driver_hangs), (4, self.guest_by_itself), (3, self.dataplane_errors), (2, self.clock_jump),
+            (1, self.image_disk_fails),
         ]  # fmt: skip
         while True:
             await self.runtime.sleep(chance.expovariate(1 / 6.0))
@@ -314,6 +336,11 @@ class Several:
             chance.randint(0, 8),
             chance.uniform(32, 90),
         )
+
+    def sleep_after_a_question(self) -> None:
+        """A runner has heard that its operation is still its own, and is stopped before it undoes a step."""
+        chance = self.world.weather.chance
+        self.processes[chance.choice(CONTROLS)].runtime.freeze_held = (chance.randint(0, 2), chance.uniform(32, 90))
 
     def broker_away(self) -> None:
         if not self.broker.away:
