@@ -22,6 +22,7 @@ from tests.probe.stand import Stand, standing
 from tests.probe.truth import Truth, errors, mistakes
 
 REST_S = 300.0
+BOOT_S = 30.0
 LOOK_S = 5.0
 
 
@@ -38,7 +39,8 @@ class Probe:
     def tell(self, what: str) -> None:
         print(f"{time.monotonic() - self.began:7.1f} {what}", flush=True)
 
-    async def run(self, minutes: float) -> bool:
+    async def run(self, minutes: float, calm_s: float = 5.0) -> bool:
+        """Whether the truth holds. calm_s: requests go on so long after the last disaster."""
         try:
             await self.load.prepare()
             await self._hosts_are_there()
@@ -47,11 +49,12 @@ class Probe:
             watching = asyncio.create_task(self._watch())
             await self.disasters.run(time.monotonic() + minutes * 60)
             self.tell("no more disasters")
-            await asyncio.sleep(5)
+            await asyncio.sleep(calm_s)
             self.load.stopped = self.stopped = True
             await loading
             await watching
-            await self._rest()
+            if await self._rest():
+                await self._hosts_boot()
             await self._report()
         finally:
             await self.truth.close()
@@ -75,7 +78,18 @@ class Probe:
                     self.tell(found)
                     self.broken.append(found)
 
-    async def _rest(self) -> None:
+    async def _hosts_boot(self) -> None:
+        """Everything is mended: each host boots a server, at once, and then all is at rest again."""
+        answer = await self.load.sure("compute", "GET", "/v2.1/os-services?binary=nova-compute")
+        hosts = [service["host"] for service in answer["services"]]
+        found = await asyncio.gather(*(self.load.boot_on(host, BOOT_S) for host in hosts))
+        ended = zip(hosts, found, strict=True)
+        bad = [f"{host} boots no server when all is over: {status or 'not accepted'}" for host, status in ended if status != "ACTIVE"]
+        self.broken += bad
+        self.tell(f"{len(hosts) - len(bad)} of {len(hosts)} hosts boot a server")
+        await self._rest()
+
+    async def _rest(self) -> bool:
         began = time.monotonic()
         left: list[str] = []
         while time.monotonic() < began + REST_S:
@@ -85,9 +99,10 @@ class Probe:
                 left = [repr(error)]
             if not left:
                 self.tell(f"at rest {time.monotonic() - began:.1f} s after the last request")
-                return
+                return True
             await asyncio.sleep(2)
         self.broken += left
+        return False
 
     async def _report(self) -> None:
         load = self.load

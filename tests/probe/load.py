@@ -5,6 +5,7 @@ What was asked and promised is kept in the books that the simulation's invariant
 
 import asyncio
 import random
+import time
 from collections import Counter
 from typing import Any
 
@@ -122,13 +123,28 @@ class Load:
         else:
             await self.ask("compute", "GET", "/v2.1/servers/detail?limit=20")
 
-    async def _create(self) -> None:
+    async def boot_on(self, host: str, limit_s: float) -> str:
+        """The server's status, when it is ACTIVE or in ERROR, or after `limit_s`; "" if it was not accepted."""
+        asked = await self._create(availability_zone=f"nova:{host}")
+        end = time.monotonic() + limit_s
+        status = ""
+        while asked.accepted and status not in ("ACTIVE", "ERROR") and time.monotonic() < end:
+            answer = await self.ask("compute", "GET", f"/v2.1/servers/{asked.id}")
+            if answer is not None and answer.status == 200:
+                status = str(answer.json["server"]["status"])
+            await asyncio.sleep(0.2)
+        return status
+
+    async def _create(self, **more: Any) -> Asked:
         asked = Asked(f"s{len(self.told.servers)}", PROJECT)
         self.told.servers[asked.name] = asked
-        server = {"name": asked.name, "imageRef": self.ids["image"], "flavorRef": "nano", "networks": [{"uuid": self.ids["network"]}]}
+        server = {
+            "name": asked.name, "imageRef": self.ids["image"], "flavorRef": "nano", "networks": [{"uuid": self.ids["network"]}], **more
+        }  # fmt: skip
         answer = await self.ask("compute", "POST", "/v2.1/servers", {"server": server})
         if answer is not None and answer.status == 202:
             asked.id, asked.accepted = answer.json["server"]["id"], True
+        return asked
 
     async def _delete(self, asked: Asked) -> None:
         asked.deleting = "asked"
