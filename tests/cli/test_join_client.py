@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.server
 import json
+import socket
 import ssl
 import threading
 import time
@@ -40,12 +41,15 @@ def server_chain(signer: tuple[str, str], folder: Path, *, began: int = NOW, day
 
 
 @contextlib.contextmanager
-def answering(chain: Path, status: int, answer: object, heard: list[bytes]) -> Iterator[str]:
-    """Its address. Every GET is answered so; what is posted is heard."""
-    body = json.dumps(answer).encode()
+def answering(chain: Path, status: int, answer: object, heard: list[bytes], posted: object = None, at: str = "127.0.0.1") -> Iterator[str]:
+    """Its address. Every GET is answered so; what is posted is heard, and answered with `posted`."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.say(answer)
+
+        def say(self, answer: object) -> None:
+            body = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -53,19 +57,22 @@ def answering(chain: Path, status: int, answer: object, heard: list[bytes]) -> I
 
         def do_POST(self) -> None:
             heard.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self.do_GET()
+            self.say(posted)
 
         def log_message(self, *_: Any) -> None:
             """Quiet."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in at else socket.AF_INET
+
+    server = Server((at, 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield f"127.0.0.1:{server.server_port}"
+        yield f"[{at}]:{server.server_port}" if ":" in at else f"{at}:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
@@ -171,3 +178,23 @@ def test_a_renewal_that_cannot_be_says_why(tmp_path: Path) -> None:
     state.write("join/host.pem", key + certificates.sign(right, request, "agent.one", NOW, 90))
     with pytest.raises(Failure, match="No controller answers"):
         membership.renew(state, known)
+
+
+def test_a_host_that_joins_again_keeps_its_address_and_its_driver(tmp_path: Path) -> None:
+    """Over IPv6, where its own address on the way would be none for tunnels."""
+    right, state = authority(), prepare(tmp_path / "state")
+    request, _ = certificates.new_request("one")
+    given = {
+        "certificate": certificates.sign(right, request, "agent.one", NOW, 90), "brokers": [{"host": "::1", "port": 5672}], "vhost": "/",
+        "user": "agent.one", "password": "p", "ssl": False,
+    }  # fmt: skip
+    heard: list[bytes] = []
+    with answering(server_chain(right, tmp_path), 200, {"certificate": right[0]}, heard, given, at="::1") as place:
+        good = token(place, right[0])
+        membership.enter(state, good, host="one", my_ip="192.0.2.1", driver="fake")
+        written = membership.config_file(state.path).read_text()
+        membership.enter(state, good, host="one", my_ip="", driver="")
+        assert membership.config_file(state.path).read_text() == written
+        assert "my_ip = 192.0.2.1" in written and "compute_driver = fake" in written and "@[::1]:5672/" in written
+        membership.enter(state, good, host="two", my_ip="", driver="")
+    assert [json.loads(one)["my_ip"] for one in heard] == ["192.0.2.1", "192.0.2.1", "::1"]

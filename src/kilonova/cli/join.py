@@ -13,7 +13,7 @@ from kilonova.cli import detach
 from kilonova.cli.choices import Choices
 from kilonova.cli.failure import Failure
 from kilonova.cli.output import show_line
-from kilonova.cli.state import StateDir, default_path, prepare
+from kilonova.cli.state import default_path, prepare
 from kilonova.cli.up import HYPERVISOR, MALLOC, Show, background, foreground
 
 
@@ -21,7 +21,11 @@ from kilonova.cli.up import HYPERVISOR, MALLOC, Show, background, foreground
 @click.argument("token", required=False)
 @click.option("--state", metavar="DIR", help="State directory.  [default: $KILONOVA_STATE, else /var/lib/kilonova]")
 @click.option("--host", metavar="NAME", help="This machine's name in the cloud.  [default: the token's, else the system's]")
-@click.option("--my-ip", metavar="ADDR", help="Where other hosts reach this one's tunnels.  [default: the address towards the controller]")
+@click.option(
+    "--my-ip",
+    metavar="ADDR",
+    help="Where other hosts reach this one's tunnels.  [default: as before, else the address towards the controller]",
+)
 @click.option("--driver", type=click.Choice(["libvirt", "fake"]), help="Hypervisor.  [default: libvirt]")
 @click.option("--detach", "detached", is_flag=True, help="Return when the hypervisor runs; it goes on in the background.")
 @click.option("--only-join", is_flag=True, help="Join, and leave it to `kilonova serve hypervisor --state DIR` to run.")
@@ -107,9 +111,10 @@ def _renew(path: Path) -> None:
     from kilonova.cli import membership
     from kilonova.cli.state import open_existing
 
-    found: StateDir = open_existing(path)
     known = membership.of(path)
     if known is None:
-        raise Failure("This machine has not joined a cloud.", "There is no certificate to renew.")
-    ends = membership.renew(found, known)
+        raise Failure(
+            f"The machine has not joined a cloud with the state in {path}: there is no certificate to renew.", "Name another with --state."
+        )
+    ends = membership.renew(open_existing(path), known)
     show_line(f"The certificate of {known.host} is good until {time.strftime('%Y-%m-%d %H:%M', time.gmtime(ends / 1e6))} UTC.")

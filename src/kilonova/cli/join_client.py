@@ -40,7 +40,7 @@ def place(text: str) -> tuple[str, int]:
     found = re.fullmatch(r"(\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\]|[^\s\[\]:/@]+)(?::(\d{1,5}))?", text)
     port = int(found[2] or JOIN_PORT) if found else 0
     if found is None or not 0 < port < 65_536:
-        raise Failure(f"{text} is no address of a controller.", "It is written HOST, HOST:PORT or [IPV6]:PORT.")
+        raise Failure(f"{text or 'Nothing'} is no address of a controller.", "It is written HOST, HOST:PORT or [IPV6]:PORT.")
     return found[1].strip("[]"), port
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from kilonova.cli.failure import Failure
+from kilonova.cli.failure import Failure, say
 from kilonova.plan import JOIN_PORT
 
 T = TypeVar("T")
@@ -34,6 +34,8 @@ def command(config_files: tuple[str, ...], host: str, ttl: str, controllers: tup
     ttl_s = seconds(ttl)
     files = files_of(config_files)
     places = tuple(map(_with_port, controllers)) or (_own_place(files),)
+    if not authority and all(map(_local, places)):
+        say("kilonova join-token", "This token is good on this machine only. For others set [DEFAULT] bind_host, or name --controller.")
 
     async def make(joining: Any) -> str:
         if authority:
@@ -64,6 +66,13 @@ def _with_port(text: str) -> str:
 
     host, port = place(text)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _local(place_: str) -> bool:
+    from kilonova.cli.join_client import place
+
+    host = place(place_)[0]
+    return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
 def _own_place(files: tuple[str, ...]) -> str:

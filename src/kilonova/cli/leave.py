@@ -1,5 +1,7 @@
 """kilonova leave: a host that joined loses its broker user and its certificate."""
 
+from typing import Any
+
 import click
 
 from kilonova.cli.failure import Failure
@@ -14,6 +16,19 @@ def command(host: str, config_files: tuple[str, ...]) -> None:
 
     Its servers stay where they are. `openstack compute service delete` forgets the host.
     """
-    if not run(lambda joining: joining.leave(host), files_of(config_files)):
+    if not run(lambda joining: _shut_out(joining, host), files_of(config_files)):
         raise Failure(f"No host {host} has joined.", "Hosts with the cloud's own broker user are shut out by changing its password.")
     click.echo(f"{host} is shut out.")
+
+
+async def _shut_out(joining: Any, host: str) -> bool:
+    from kilonova.core.bus.rabbit_users import CannotManage
+
+    try:
+        return bool(await joining.leave(host))
+    except CannotManage as error:
+        raise Failure(
+            f"{host} is not shut out yet: its certificate is not renewed any more, but its broker user is still there, since "
+            f"{error.details['reason']}",
+            "Mend that, and repeat the command.",
+        ) from None

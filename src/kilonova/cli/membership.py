@@ -27,6 +27,8 @@ FOLDER = "join"
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     controllers: tuple[str, ...]
+    my_ip: str = ""
+    driver: str = ""
 
 
 def config_file(path: Path) -> Path:
@@ -44,10 +46,23 @@ def of(path: Path) -> Membership | None:
         raise Failure(f"{path / FOLDER / 'membership.json'} cannot be read.", "Join again, with a new token.") from None
 
 
+def of_same_name(path: Path, host: str) -> Membership | None:
+    """None, too, for a membership that cannot be read: who joins writes a new one."""
+    with contextlib.suppress(Failure):
+        known = of(path)
+        return known if known is not None and known.host == host else None
+    return None
+
+
 def enter(state: StateDir, token: JoinToken, *, host: str, my_ip: str, driver: str) -> Membership:
-    """Join, and keep what the controller gives. Raises Failure; then the state is as it was."""
+    """Join, and keep what the controller gives. For a host that joins again what is empty stays as it was. Raises Failure; then the state
+    is as it was."""
     controller, authority = join_client.find(token)
-    mine = my_ip or join_client.address_towards(controller)
+    known = of_same_name(state.path, host)
+    mine, driver = (
+        my_ip or (known.my_ip if known else "") or join_client.address_towards(controller),
+        driver or (known.driver if known else ""),
+    )
     with contextlib.suppress(ValueError):  # if it is none the controller says so
         mine = str(ipaddress.ip_address(mine))
     request, key = certificates.new_request(host)
@@ -57,7 +72,7 @@ def enter(state: StateDir, token: JoinToken, *, host: str, my_ip: str, driver: s
     state.write(f"{FOLDER}/authority.pem", authority)
     state.write(f"{FOLDER}/host.pem", key + joined.certificate)
     state.write(f"{FOLDER}/kilonova.conf", _config(state.path / FOLDER, joined, host=host, my_ip=mine, driver=driver))
-    membership = Membership(host=host, controllers=token.controllers)
+    membership = Membership(host=host, controllers=token.controllers, my_ip=mine, driver=driver)
     state.write(f"{FOLDER}/membership.json", msgspec.json.encode(membership).decode() + "\n")
     return membership
 
