@@ -119,7 +119,7 @@ def _ec2(server: Server, data: bytes | None, version: str) -> dict[str, bytes]:
     keys: dict[str, str] = {
         "ami-id": f"ami-{server.number:08x}" if server.image_id else "ami-00000000",
         "ami-launch-index": str(server.launch_index),
-        "ami-manifest-path": "FIXME",
+        "ami-manifest-path": "FIXME",  # EC2's format wants a path in S3; images have none, and this word is what Nova's metadata has for it
         "instance-id": ec2_id(server.number),
         "hostname": name,
         "local-ipv4": first4.ip if first4 else "",
