@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 from aiormq.connection import Connection
+from pamqp.commands import Basic
 from yarl import URL
 
 from kilonova.compute.agent import HypervisorFailed
-from kilonova.core.bus import Busy, NoBroker, Undelivered, Unreachable, rabbitmq, sender, wire
+from kilonova.core.bus import Busy, NoBroker, Undelivered, Unreachable, never_waits, rabbit_link, rabbitmq, sender, wire
 from kilonova.core.bus.config import OPTIONS, RabbitOptions, parse_url, rabbit_options
 from kilonova.core.bus.rabbitmq import RabbitBus
 from kilonova.core.config import ConfigError, build, settings
@@ -211,6 +212,124 @@ def test_order_of_one_sender(rabbit: Rabbit) -> None:
             await asyncio.gather(*calls)
             await until(lambda: len(begun) == 300)
             assert begun == list(range(300))
+
+    run(test)
+
+
+def test_handlers_that_never_wait(rabbit: Rabbit) -> None:
+    """They are run without a task, in the order of all messages, each with the sender and the request id of its own message only."""
+
+    async def test() -> None:
+        async with connected(rabbit.url) as here, connected(rabbit.url) as there:
+            where, heard = address(), []
+
+            @never_waits
+            async def beat(message: Heartbeat) -> NetworkReady:
+                heard.append((message.host, sender.get(), request_id.get()))
+                if message.host == "bad":
+                    raise HypervisorFailed(reason="no disk")
+                return NetworkReady(network_id=message.host)
+
+            async def resync(message: Resync) -> None:
+                heard.append(("resync", sender.get(), request_id.get()))
+
+            @never_waits
+            async def liar(message: Unplug) -> None:
+                await asyncio.sleep(0)
+
+            there.serve(where, {Heartbeat: beat, Resync: resync, Unplug: liar})
+            await there.ready()
+            request_id.set("req-1")
+            assert await here.call(where, Heartbeat(host="a")) == NetworkReady(network_id="a")
+            with pytest.raises(HypervisorFailed, match="no disk"):
+                await here.call(where, Heartbeat(host="bad"))
+            with pytest.raises(wire.RemoteFailed):
+                await here.call(where, Unplug(port_id="p"))
+            request_id.set("")
+            here.cast(where, Heartbeat(host="b"))
+            await here.call(where, Resync())
+            assert heard == [("a", USER, "req-1"), ("bad", USER, "req-1"), ("b", USER, ""), ("resync", USER, "")]
+            assert not there._jobs
+
+    run(test)
+
+
+def test_only_what_was_not_handled_comes_again(rabbit: Rabbit) -> None:
+    """Many are acknowledged at once, but never one that still runs between them."""
+
+    async def test() -> None:
+        async with connected(rabbit.url) as here, connected(rabbit.url) as heir:
+            dying = RabbitBus(options(rabbit.url, retry_s=30.0, retry_max_s=30.0), RUNTIME, Log("", Sink(Lines())))
+            await dying.start(10.0)
+            where, ran = address(), []
+
+            async def handle(message: Heartbeat) -> None:
+                ran.append(message.host)
+                if message.host.startswith("slow"):
+                    await asyncio.sleep(30)
+
+            dying.serve(where, {Heartbeat: handle})
+            await dying.ready()
+            calls = []
+            for n in range(40):
+                if n in (13, 29):
+                    calls.append(asyncio.ensure_future(here.call(where, Heartbeat(host=f"slow{n}"), 20.0)))
+                    await asyncio.sleep(0)
+                else:
+                    here.cast(where, Heartbeat(host=str(n)))
+            await until(lambda: len(ran) == 40)
+            await asyncio.sleep(rabbit_link.ACKNOWLEDGE_S + 0.2)
+            heir.serve(where, echo())
+            await heir.ready()
+            await _cut(dying)
+            for call in calls:
+                with pytest.raises(Unreachable):
+                    await call
+            assert heir.refused == 2 and len(ran) == 40
+            await dying.stop()
+
+    run(test)
+
+
+def test_long_messages_go_in_pieces(rabbit: Rabbit) -> None:
+    async def test() -> None:
+        async with connected(rabbit.url) as here, connected(rabbit.url) as there:
+            where, text = address(), "\u00fc" * 300_000
+            there.serve(where, echo())
+            await there.ready()
+            answers = await asyncio.gather(*(here.call(where, Heartbeat(host=f"{n}{text[: n * 60_000]}")) for n in range(6)))
+            assert [len(answer.network_id) for answer in answers] == [1 + n * 60_000 for n in range(6)]
+            assert not here.reconnects and not there.reconnects
+
+    run(test)
+
+
+def test_who_sends_a_message_twice_keeps_nobody_from_being_heard(rabbit: Rabbit) -> None:
+    async def test() -> None:
+        async with connected(rabbit.url) as here, connected(rabbit.url, prefetch=2) as there:
+            where, ran, go = address(), [], asyncio.Event()
+
+            async def handle(message: Heartbeat) -> None:
+                ran.append(message.host)
+                await go.wait()
+
+            there.serve(where, {Heartbeat: handle})
+            await there.ready()
+            connection = Connection(URL(rabbit.url.replace("rabbit://", "amqp://")))
+            await connection.connect()
+            channel = await connection.channel()
+            for ident in ("one", "two"):
+                data = wire.request(ident, Heartbeat(host=ident), "", 60.0)
+                for _ in range(2):
+                    await channel.basic_publish(data, routing_key=f"kilonova.{where}", properties=Basic.Properties(message_id=ident))
+                await asyncio.sleep(0.2)
+                go.set()
+                await until(lambda: not there._jobs)
+                go.clear()
+            await connection.close()
+            go.set()
+            await here.call(where, Heartbeat(host="another"), 5.0)
+            assert ran == ["one", "two", "another"]
 
     run(test)
 

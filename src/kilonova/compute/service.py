@@ -14,7 +14,7 @@ from kilonova.compute.model import CRASHED, NOSTATE, PAUSED, RUNNING, SHUTDOWN, 
 from kilonova.compute.store import api_tables, cell_tables, claims, mappings, servers
 from kilonova.compute.store import hosts as host_store
 from kilonova.compute.store.cell_mappings import CELL0
-from kilonova.core.bus import Bus
+from kilonova.core.bus import Bus, never_waits
 from kilonova.core.bus.notifications import Notifier
 from kilonova.core.config import Settings
 from kilonova.core.context import Context, service_context
@@ -214,6 +214,7 @@ class ComputeService:
         async def host_reported(told: rpc.HostReport) -> rpc.HostAccepted:
             return await self.host_reported(cell, told)
 
+        @never_waits
         async def hosts_alive(told: rpc.Alive) -> None:
             await self.hosts.alive(cell, told.hosts)
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kilonova.core.bus import Bus, agents, sender
+from kilonova.core.bus import Bus, agents, never_waits, sender
 from kilonova.core.config import Settings
 from kilonova.core.context import Context, service_context
 from kilonova.core.db import Database, Duplicate, Lost, Transaction, attempts
@@ -448,6 +448,7 @@ class NetworkService:
         self._check_leading()
         return self.dispatcher.whole(asked.host)
 
+    @never_waits
     async def _heartbeat(self, beat: rpc.Heartbeat) -> None:
         """Heartbeats of a moment are written together."""
         self._beats[beat.host] = self.runtime.now_us()

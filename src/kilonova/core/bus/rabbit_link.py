@@ -143,8 +143,8 @@ def why(error: BaseException) -> str:
 
 
 class _Joined(asyncio.StreamWriter):
-    """Sends together what is written in this turn of the loop and in the next (a reply and, after it, its acknowledgement). The transport
-    would send each frame at once, and a system call costs more than a frame; the broker too reads fewer and longer pieces."""
+    """Sends together what is written in one turn of the loop. The transport would send each frame at once, or what comes of one event, and
+    a system call costs more than a frame; the broker too reads fewer and longer pieces."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -153,7 +153,7 @@ class _Joined(asyncio.StreamWriter):
 
     def write(self, data: Any) -> None:
         if not self._held:
-            self._soon(self._soon, self._flush)
+            self._soon(self._flush)
         self._held.append(data)
 
     def _flush(self) -> None:

@@ -10,6 +10,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from kilonova.core.bus import wire
 from kilonova.core.bus.config import RabbitOptions
 from kilonova.core.bus.in_process import within
-from kilonova.core.bus.interface import Busy, HandlerTable, NoBroker, Undelivered, Unreachable, sender
+from kilonova.core.bus.interface import Busy, HandlerTable, NoBroker, Undelivered, Unreachable, at_once, sender, waits_never
 from kilonova.core.bus.rabbit_frames import Delivered
 from kilonova.core.bus.rabbit_link import BrokerAway, Link, Refused, tls_context, why
 from kilonova.core.errors import Error, Forbidden
@@ -393,8 +394,7 @@ class RabbitBus:
             self._log.warning("a message of a broker user who may not send it", address=address, user=user)
             self._finish(ident, job, wire.refusal(Forbidden("This broker user may not send there.")))
         else:
-            self._jobs[ident] = job
-            self._start(name, self._handle(address, ident, job, message.body, user))
+            contextvars.copy_context().run(self._begin, address, name, job, message)
 
     def _start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         if self._tasks.closed:
@@ -402,35 +402,59 @@ class RabbitBus:
         else:
             self._tasks.start(name, coroutine)
 
-    async def _handle(self, address: str, ident: str, job: _Job, data: bytes, user: str) -> None:
+    def _begin(self, address: str, name: str, job: _Job, message: Delivered) -> None:
+        """In a context of the message's own, without a task. One is made unless the handler `never_waits`."""
+        ident, user = message.message_id, message.user_id
         try:
-            reply = await self._run(address, data, user)
+            request = wire.read_request(message.body)
+            request_id.set(request.request_id)
+            sender.set(user)
+            told = wire.body(request.name, request.body)
+            handler = (self._served.get(address) or self._retired.get(address, {})).get(type(told))
+            if handler is None:
+                raise Undelivered(address=address)
+            verdict = self._judge(address, user, told) if self._judge is not None else None
+            if verdict is not None or not waits_never(handler):
+                self._jobs[ident] = job
+                self._start(name, self._handle(address, ident, job, user, request.timeout_s, verdict, handler, told))
+                return
+            reply = wire.reply(at_once(handler(told)))
+        except Exception as error:
+            reply = self._refusal(address, user, error)
+        self._done.put(ident, reply)
+        self._finish(ident, job, reply)
+
+    async def _handle(
+        self,
+        address: str,
+        ident: str,
+        job: _Job,
+        user: str,
+        timeout_s: float,
+        verdict: Awaitable[None] | None,
+        handler: Callable[[Any], Awaitable[Any]],
+        told: Any,
+    ) -> None:
+        try:
+            try:
+                handled = handler(told) if verdict is None else _judged(verdict, handler, told)
+                reply = wire.reply(await within(timeout_s, handled))
+            except Exception as error:
+                reply = self._refusal(address, user, error)
             self._done.put(ident, reply)
         finally:
             self._jobs.pop(ident, None)
         self._finish(ident, job, reply)
 
-    async def _run(self, address: str, data: bytes, user: str) -> bytes:
-        try:
-            request = wire.read_request(data)
-            request_id.set(request.request_id)
-            sender.set(user)
-            message = wire.body(request.name, request.body)
-            handler = (self._served.get(address) or self._retired.get(address, {})).get(type(message))
-            if handler is None:
-                raise Undelivered(address=address)
-            verdict = self._judge(address, user, message) if self._judge is not None else None
-            handled = handler(message) if verdict is None else _judged(verdict, handler, message)
-            return wire.reply(await within(request.timeout_s, handled))
-        except TimeoutError:
+    def _refusal(self, address: str, user: str, error: Exception) -> bytes:
+        if isinstance(error, TimeoutError):
             return wire.refusal(Unreachable(address=address))
-        except Error as error:
-            if isinstance(error, Forbidden) and self._judge is not None and user:
-                self._log.warning("a message was refused", address=address, user=user, reason=error.message)
-            return wire.refusal(error)
-        except Exception as error:
+        if not isinstance(error, Error):
             self._log.error("a handler failed unexpectedly", address=address, error=error)
             return wire.refusal(wire.RemoteFailed(address=address))
+        if isinstance(error, Forbidden) and self._judge is not None and user:
+            self._log.warning("a message was refused", address=address, user=user, reason=error.message)
+        return wire.refusal(error)
 
     def _finish(self, ident: str, job: _Job, reply: bytes) -> None:
         link = job.link
