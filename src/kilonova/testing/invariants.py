@@ -48,6 +48,16 @@ _ENDLESS = prepared(
     )
     .order_by(cell_tables.actions.c.id)
 )
+_EMPTY_HANDED = prepared(
+    sa.select(_s.id, _s.state, _s.host)
+    .where(
+        _s.deleted == sa.false(),
+        _s.task.is_(None),
+        _s.state.in_(("active", "stopped", "paused")),
+        ~sa.exists().where(allocations.c.consumer_id == _s.id),
+    )
+    .order_by(_s.id)
+)
 _HOSTS = prepared(sa.select(cell_tables.hosts.c.id, cell_tables.hosts.c.host).order_by(cell_tables.hosts.c.id))
 _HELD = prepared(
     sa.select(allocations.c.consumer_id, allocations.c.provider_id, allocations.c.resource_class, allocations.c.amount).order_by(
@@ -89,7 +99,8 @@ class Watch:
         nobody can, and the server's port, if it was its user's own, may be given to another server. The guest may run, but once only."""
 
     async def look(self, cloud: Cloud, now: float) -> list[str]:
-        return [*self.twice(), *await self._owned(cloud, now), *await _quota(cloud)]
+        out = [*self.twice(), *await self._owned(cloud, now), *await _quota(cloud)]
+        return out + [f"server {row[0]} is {row[1]} on {row[2]} and holds nothing" for row in await cloud.db.all(_EMPTY_HANDED)]
 
     def twice(self) -> Iterator[str]:
         """No server's guest runs on two hosts, and no two guests that run have a NIC in common, but for what was left behind."""

@@ -340,7 +340,7 @@ class Several:
     def sleep_after_a_question(self) -> None:
         """A runner has heard that its operation is still its own, and is stopped before it undoes a step."""
         chance = self.world.weather.chance
-        self.processes[chance.choice(CONTROLS)].runtime.freeze_held = (chance.randint(0, 2), chance.uniform(32, 90))
+        self.processes[chance.choice(CONTROLS)].runtime.freeze_held = (chance.choice((0, 1, 1, 2)), chance.uniform(32, 90))
 
     def broker_away(self) -> None:
         if not self.broker.away:
