@@ -416,7 +416,7 @@ async def attack(cloud: Joinable, thief: Thief, servers: dict[str, str], port: d
             await refused(bus, "metadata", request)
         # And what is its own goes on.
         own = (await bus.call("network.facts", net.StateWanted(host="mine"), 10.0)).ports
-        assert {p.device_id for p in own} == {servers["mine"]} or servers["mine"] in {p.device_id for p in own}
+        assert servers["mine"] in {p.device_id for p in own}
         assert theirs not in {p.device_id for p in own}
         read = await bus.call("image", asked(Images, "read", ctx, ids["image"], 0, 100), 10.0)
         assert len(msgspec.msgpack.decode(read.value)) == 100

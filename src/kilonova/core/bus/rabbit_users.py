@@ -18,6 +18,7 @@ import msgspec
 
 from kilonova.core.errors import Unavailable
 
+PORTS = {"http": 15672, "https": 15671}
 LIMIT_S = 15.0
 LIMITS = {"max-connections": 8, "max-channels": 64}
 """Of each user that is made here."""
@@ -71,7 +72,10 @@ class BrokerUsers(msgspec.Struct, frozen=True, kw_only=True):
     def names(self) -> list[str]:
         """Of all users. Raises CannotManage."""
         if self.management_url:
-            return sorted(str(one["name"]) for one in self._ask("GET", "users", None))
+            try:
+                return sorted(str(one["name"]) for one in self._ask("GET", "users", None))
+            except (LookupError, TypeError):
+                raise self._strange() from None
         return sorted(self._users())
 
     def _users(self) -> list[str]:
@@ -95,13 +99,15 @@ class BrokerUsers(msgspec.Struct, frozen=True, kw_only=True):
 
     def _ask(self, method: str, path: str, body: Any, *, absent: bool = False) -> Any:
         """absent: 404 is as good."""
-        place = urllib.parse.urlsplit(self.management_url)
         try:
-            where = f"{place.scheme}://{place.hostname}:{place.port or 15672}/api/{path}"
+            place = urllib.parse.urlsplit(self.management_url)
+            port = place.port or PORTS.get(place.scheme, 0)
         except ValueError:
-            raise CannotManage("[broker] management_url is not http(s)://user:password@host:port.") from None
-        if place.scheme not in ("http", "https") or not place.hostname:
+            port = 0
+        if not port or not place.hostname:
             raise CannotManage("[broker] management_url is not http(s)://user:password@host:port.")
+        host = f"[{place.hostname}]" if ":" in place.hostname else place.hostname
+        where = f"{place.scheme}://{host}:{port}/api/{path}"
         login = f"{urllib.parse.unquote(place.username or '')}:{urllib.parse.unquote(place.password or '')}"
         request = urllib.request.Request(where, None if body is None else json.dumps(body).encode(), method=method)
         request.add_header("Authorization", "Basic " + b64encode(login.encode()).decode())
@@ -119,7 +125,13 @@ class BrokerUsers(msgspec.Struct, frozen=True, kw_only=True):
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise CannotManage(f"{place.hostname} does not answer ({reason}).") from None
-        return json.loads(answer) if answer else None
+        try:
+            return json.loads(answer) if answer else None
+        except ValueError:
+            raise self._strange() from None
+
+    def _strange(self) -> CannotManage:
+        return CannotManage(f"{urllib.parse.urlsplit(self.management_url).hostname} does not answer as RabbitMQ's management API does.")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
