@@ -44,6 +44,8 @@ _REPLY_TO = frames.short(REPLY_TO)
 PREFIX = "kilonova."
 ACKNOWLEDGE_S = 0.25
 """For so long acknowledgements that can wait are collected: a system call for each costs more than all the rest of a heartbeat."""
+LEAST_OF_AMQP = 200
+"""Codes of replies; aiormq has them where the system's errors have theirs."""
 FRAME_MAX = 131_072
 """Bytes, when the broker sets no bound."""
 SEND = frames.CONTENT_TYPE | frames.DELIVERY_MODE | frames.EXPIRATION | frames.MESSAGE_ID | frames.USER_ID
@@ -136,7 +138,7 @@ def why(error: BaseException) -> str:
     inner = error.__cause__
     if isinstance(error, aiormq.exceptions.AMQPConnectionError) and isinstance(inner, OSError):
         return why(inner)
-    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror) and error.errno < LEAST_OF_AMQP:
         return os.strerror(error.errno)
     text = " ".join(str(part) for part in error.args if part) or type(error).__name__
     return text.splitlines()[0][:200]
