@@ -17,10 +17,10 @@ def story() -> tuple[list[str], int, int]:
     """(what is broken, servers accepted, disasters)"""
     with standing(Stand(controls=1, hypervisors=2, hosts=2), enter=True) as stand:
         probe = Probe(stand, SEED, rate=6)
-        d = probe.disasters = Disasters(stand, probe.disasters.chance, probe.tell, pause_s=(0.5, 2))
+        d = probe.disasters = Disasters(stand, probe.disasters.chance, probe.tell, pause_s=(0.5, 1.5))
         d.kinds = [(2, lambda: d.kill("api")), (3, lambda: d.kill("node-")), (2, d.full_disk), (2, d.unplug_node), (1, d.jump)]
-        d.longest_s = 4.0
-        asyncio.run(probe.run(0.25))
+        d.longest_s = 3.0
+        asyncio.run(probe.run(0.15, calm_s=1.0))
         return probe.broken, sum(asked.accepted for asked in probe.load.told.servers.values()), sum(d.counts.values())
 
 
