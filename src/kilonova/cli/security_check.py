@@ -52,8 +52,7 @@ def gather(config_files: tuple[str, ...], state: str | None) -> Any:
     from kilonova.cli.security_items import Facts
     from kilonova.cli.settle import readable, settle
     from kilonova.core import config
-    from kilonova.core.bus.config import parse_url as parse_broker
-    from kilonova.core.db import url as db_url
+    from kilonova.core.bus import agents
     from kilonova.core.http import MAX_BODY
 
     path = _state(config_files, state)
@@ -63,29 +62,20 @@ def gather(config_files: tuple[str, ...], state: str | None) -> Any:
         conf = config.build(tables(), files)
     except config.ConfigError as error:
         raise Failure(plain(str(error)), "`kilonova config check` tells more.") from None
-    url = conf["transport_url"]
-    try:
-        brokers = parse_broker(url, ssl=conf["oslo_messaging_rabbit"].ssl)[0] if url else ()
-        named = [conf["database"].connection, conf["api_database"].connection]
-        databases = tuple(db_url.parse(text) for text in named if text)
-    except (config.ConfigError, db_url.BadUrl) as error:
-        raise Failure(plain(str(error)), "Correct the file.") from None
-    from kilonova.core.bus import agents
-
+    brokers, databases = _servers(conf)
     joined = any(agents.host_of(broker.user) for broker in brokers)
     agent = bool(brokers) and (joined or not databases)
     settled = settle(_choices(files, agent))
     rules, policy_problem = _policy(path, conf["oslo_policy"].policy_file)
     stored, stored_problem = _stored(conf, files) if brokers and databases else (None, "")
     users, users_problem = _users(conf) if brokers and not agent else (None, "")
-    names = [path / name for name in SECRETS] if path else []
-    names += [Path(name) for name in (settled.tls_key, conf["oslo_messaging_rabbit"].ssl_key_file, conf["join"].key_file) if name]
+    keys = (settled.tls_key, conf["oslo_messaging_rabbit"].ssl_key_file, conf["join"].key_file)
     return Facts(
         conf=conf,
         files=tuple(map(Path, files)),
         state=path,
         now_us=int(time.time() * 1e6),
-        secrets=tuple(names),
+        secrets=(*(path / name for name in SECRETS if path), *(Path(name) for name in keys if name)),
         owner=path.stat().st_uid if path else 0,
         bind=settled.bind,
         public_host=settled.public_host,
@@ -102,6 +92,20 @@ def gather(config_files: tuple[str, ...], state: str | None) -> Any:
         body_bytes=MAX_BODY,
         agent=agent,
     )
+
+
+def _servers(conf: Any) -> tuple[Any, Any]:
+    """(brokers, databases) that the files name. Raises Failure."""
+    from kilonova.core import config
+    from kilonova.core.bus.config import parse_url as parse_broker
+    from kilonova.core.db import url as db_url
+
+    url, databases = conf["transport_url"], (conf["database"].connection, conf["api_database"].connection)
+    try:
+        brokers = parse_broker(url, ssl=conf["oslo_messaging_rabbit"].ssl)[0] if url else ()
+        return brokers, tuple(db_url.parse(text) for text in databases if text)
+    except (config.ConfigError, db_url.BadUrl) as error:
+        raise Failure(plain(str(error)), "Correct the file.") from None
 
 
 def _loopback(host: str) -> bool:
