@@ -36,7 +36,10 @@ things = sa.Table(
     sa.Column("text", sa.Text),
     sa.UniqueConstraint("project", "key", name="uq_things_key"),
 )
+others = sa.Table("others", metadata, sa.Column("id", sa.String(36), primary_key=True), sa.Column("of", sa.String(36)))
 INSERT = inserted(things)
+INSERT_OTHER = inserted(others)
+OTHER = prepared(sa.select(others.c.of).where(others.c.id == sa.bindparam("id")))
 GET = prepared(sa.select(things).where(things.c.id == sa.bindparam("id")))
 NAMES = prepared(sa.select(things.c.name).order_by(things.c.name))
 RENAME = prepared(sa.update(things).where(things.c.id == sa.bindparam("which")).values(name=sa.bindparam("to")))
@@ -175,6 +178,58 @@ def test_rows_matched_are_counted_even_when_nothing_changes(run: Run) -> None:
         assert await db.transact(lambda tx: tx.run(RENAME, {"which": "t9", "to": "n1"})) == 0
         assert await db.transact(lambda tx: tx.run(sa.update(things).values(small=1))) == 2
         assert await db.transact(lambda tx: tx.run(sa.delete(things))) == 2
+
+    run(story)
+
+
+def test_writes_put_off_are_made_together(run: Run) -> None:
+    async def story(db: Database) -> None:
+        async def many(tx: Transaction) -> int:
+            await tx.later(INSERT, row(1))
+            await tx.later(INSERT_OTHER, {"id": "o1", "of": "t1"})
+            await tx.later(INSERT, row(2))
+            await tx.later(RENAME, {"which": "t1", "to": "new"})  # sees the row that was put off before it
+            assert await tx.one(OTHER, {"id": "o1"}) == ("t1",)
+            return await tx.run(RENAME, {"which": "t2", "to": "newer"})
+
+        assert await db.transact(many) == 1
+        assert await db.all(NAMES) == [("new",), ("newer",)]
+
+        async def alone(tx: Transaction) -> None:  # nothing else is written
+            assert await tx.one(GET, {"id": "t3"}) is None
+            await tx.later(INSERT, row(3))
+            await tx.later(INSERT_OTHER, {"id": "o3", "of": "t3"})
+
+        await db.transact(alone)
+        assert [(await db.one(OTHER, {"id": name})) for name in ("o1", "o3")] == [("t1",), ("t3",)]
+
+        async def twice(tx: Transaction) -> None:
+            await tx.later(INSERT_OTHER, {"id": "o4", "of": "t4"})
+            await tx.later(INSERT, row(3, id="t4"))
+
+        for before in (None, RENAME):  # as the whole transaction, and after another write of it
+
+            async def body(tx: Transaction, before: Any = before) -> None:
+                if before is not None:
+                    await tx.run(before, {"which": "t1", "to": "never"})
+                await twice(tx)
+
+            with pytest.raises(Duplicate):
+                await db.transact(body)
+            assert await db.one(OTHER, {"id": "o4"}) is None
+        assert await db.all(NAMES) == [("n3",), ("new",), ("newer",)]
+
+    run(story)
+
+
+def test_one_statement_is_a_transaction(run: Run) -> None:
+    async def story(db: Database) -> None:
+        assert await db.run(INSERT, row(1)) == 1
+        with pytest.raises(Duplicate):
+            await db.run(INSERT, row(1))
+        assert await db.run(GROW, {"which": "t1", "by": 9}) == 1
+        assert await asyncio.gather(*(db.run(GROW, {"which": "t1", "by": 1}) for _ in range(4))) == [0, 0, 0, 0]
+        assert await db.run(RENAME, {"which": "t9", "to": "x"}) == 0
 
     run(story)
 

@@ -92,7 +92,7 @@ def test_a_body_whose_connection_breaks_before_commit_is_run_again(kind: str, op
 
 
 def test_an_unknown_commit_is_told_and_not_tried_again(open_it: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """COMMIT is done and the answer is lost, as far as we can tell. What only read is run again."""
+    """COMMIT is done and the answer is lost, as far as we can tell."""
 
     async def main() -> None:
         async with two(open_it) as (db, other):
@@ -130,7 +130,39 @@ def test_an_unknown_commit_is_told_and_not_tried_again(open_it: Open, monkeypatc
             assert "commit" not in caught.value.message
             assert await other.all(IDS) == [(1,)]
             lives, breaks = 0, True
-            assert await db.transact(body(False)) == 2
+            assert await db.transact(body(False)) == 1
+            assert breaks, "what only reads has nothing to commit"
+
+    asyncio.run(main())
+
+
+def test_one_statement_whose_answer_is_lost_is_told_and_not_tried_again(open_it: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that is one statement has no COMMIT: the statement's own answer is what is missed."""
+
+    async def main() -> None:
+        async with two(open_it) as (db, other):
+            wires = type((await db.pool.take()).wire)
+            really = wires.run
+
+            async def breaking(wire: Any, sql: str, arguments: Any) -> int:
+                await really(wire, sql, arguments)
+                raise ConnectionResetError(104, "Connection reset by peer")
+
+            monkeypatch.setattr(wires, "run", breaking)
+            lives = 0
+
+            async def body(tx: Transaction) -> None:
+                nonlocal lives
+                lives += 1
+                await tx.later(INSERT, {"id": 2})
+
+            with pytest.raises(OutcomeUnknown):
+                await db.run(INSERT, {"id": 1})
+            if db.driver.joins:
+                with pytest.raises(OutcomeUnknown):
+                    await db.transact(body)
+                assert lives == 1
+            assert await other.all(IDS) == [(1,), (2,)][: 1 + lives]
 
     asyncio.run(main())
 

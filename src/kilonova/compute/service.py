@@ -85,6 +85,7 @@ class ComputeService:
         self.images = images
         self.exclusive = exclusive
         self._alone = exclusive
+        self.numbers = None if exclusive else mappings.Numbers(api_db, "server")
         self.tasks = Tasks(runtime, log)
         self.conducts = conducts
         self.node = node

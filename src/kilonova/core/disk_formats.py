@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import msgspec
 
-HEAD_BYTES = 1 << 20          # every header that we need lies in the first MiB, except VHDX metadata
-TAIL_BYTES = 2048             # VHD footer: last 512 bytes; VMDK footer: the sector 1024 before the end
+HEAD_BYTES = 1 << 20  # every header that we need lies in the first MiB, except VHDX metadata
+TAIL_BYTES = 2048  # VHD footer: last 512 bytes; VMDK footer: the sector 1024 before the end
 MAX_VIRTUAL_BYTES = 64 << 40
 MAX_QCOW2_SNAPSHOTS = 16
 VHDX_WINDOW_BYTES = 128 << 10
@@ -45,6 +45,7 @@ class FormatMismatch(DiskFormatError):
 class DiskFormat(msgspec.Struct, frozen=True, kw_only=True):
     """`format` is Glance's name where it has one (raw, qcow2, vmdk, vhd, vhdx, vdi, iso, gpt, luks, ploop), else qed.
     `virtual_size` is bytes as the guest would see them."""
+
     format: str
     virtual_size: int
 
@@ -53,9 +54,19 @@ class DiskFormat(msgspec.Struct, frozen=True, kw_only=True):
 # be called raw; a kernel, ramdisk or partition image (aki, ari, ami) is raw as well.
 _PLAIN = ("raw", "gpt", "iso")
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "raw": _PLAIN, "ami": _PLAIN, "ari": _PLAIN, "aki": _PLAIN,
-    "iso": ("iso",), "gpt": ("gpt",), "luks": ("luks",), "ploop": ("ploop",),
-    "qcow2": ("qcow2",), "vmdk": ("vmdk",), "vhd": ("vhd",), "vhdx": ("vhdx",), "vdi": ("vdi",),
+    "raw": _PLAIN,
+    "ami": _PLAIN,
+    "ari": _PLAIN,
+    "aki": _PLAIN,
+    "iso": ("iso",),
+    "gpt": ("gpt",),
+    "luks": ("luks",),
+    "ploop": ("ploop",),
+    "qcow2": ("qcow2",),
+    "vmdk": ("vmdk",),
+    "vhd": ("vhd",),
+    "vhdx": ("vhdx",),
+    "vdi": ("vdi",),
 }
 
 
@@ -75,13 +86,13 @@ class Inspector:
         self._head = bytearray()
         self._tail = b""
         self._window = bytearray()
-        self._window_at: int | None = None     # None: not looked for yet; 0: there is none
+        self._window_at: int | None = None  # None: not looked for yet; 0: there is none
 
     def eat(self, chunk: bytes) -> None:
         start = self.eaten
         self.eaten += len(chunk)
         if len(self._head) < HEAD_BYTES:
-            self._head += chunk[:HEAD_BYTES - len(self._head)]
+            self._head += chunk[: HEAD_BYTES - len(self._head)]
         if len(chunk) >= TAIL_BYTES:
             self._tail = bytes(chunk[-TAIL_BYTES:])
         else:
@@ -90,7 +101,7 @@ class Inspector:
             self._window_at = _vhdx_metadata_offset(bytes(self._head)) if self._head[:8] == b"vhdxfile" else 0
         if self._window_at and self.eaten > self._window_at and len(self._window) < VHDX_WINDOW_BYTES:
             begin = max(0, self._window_at - start)
-            self._window += chunk[begin:begin + VHDX_WINDOW_BYTES - len(self._window)]
+            self._window += chunk[begin : begin + VHDX_WINDOW_BYTES - len(self._window)]
 
     def finish(self, size: int) -> DiskFormat:
         """The verdict for an image of `size` bytes; UnsafeImage if it must not be opened."""
@@ -134,7 +145,7 @@ class Inspector:
                 virtual = _vdi(head)
             elif name == "qed":
                 virtual = _qed(head)
-            else:                               # luks, ploop: opaque to us
+            else:  # luks, ploop: opaque to us
                 virtual = size
         except struct.error:
             raise UnsafeImage(f"The {name} header is cut off.") from None
@@ -163,8 +174,20 @@ _STRONG: dict[str, Callable[[bytes], bool]] = {
 
 
 def _qcow2(head: bytes, size: int) -> int:
-    (version, backing_at, _backing_bytes, cluster_bits, virtual, crypt, l1_entries, l1_at, refcounts_at, refcount_clusters,
-     snapshots, snapshots_at) = struct.unpack_from(">IQIIQIIQQIIQ", head, 4)
+    (
+        version,
+        backing_at,
+        _backing_bytes,
+        cluster_bits,
+        virtual,
+        crypt,
+        l1_entries,
+        l1_at,
+        refcounts_at,
+        refcount_clusters,
+        snapshots,
+        snapshots_at,
+    ) = struct.unpack_from(">IQIIQIIQQIIQ", head, 4)
     if version not in (2, 3):
         raise UnsafeImage(f"The qcow2 version {version} is not supported; convert the image to version 3.")
     if backing_at:
@@ -176,8 +199,8 @@ def _qcow2(head: bytes, size: int) -> int:
     cluster = 1 << cluster_bits
     header_bytes, extended_l2 = 72, False
     if version == 3:
-        incompatible, = struct.unpack_from(">Q", head, 72)
-        header_bytes, = struct.unpack_from(">I", head, 100)
+        (incompatible,) = struct.unpack_from(">Q", head, 72)
+        (header_bytes,) = struct.unpack_from(">I", head, 100)
         extended_l2 = bool(incompatible & 16)
         _qcow2_features(incompatible)
         if header_bytes < 104 or header_bytes % 8 or header_bytes > cluster:
@@ -217,7 +240,7 @@ def _qcow2_extensions(head: bytes, at: int, cluster: int) -> None:
         if kind == 0x0537BE77:
             raise UnsafeImage("The qcow2 image is encrypted; upload it decrypted.")
         at += 8 + -(-length // 8) * 8
-    if at != cluster:           # extensions that exactly fill the cluster need no marker
+    if at != cluster:  # extensions that exactly fill the cluster need no marker
         raise UnsafeImage("The qcow2 header extensions have no end.")
 
 
@@ -225,7 +248,7 @@ def _vmdk(head: bytes, tail: bytes) -> int:
     if head[:4] != b"KDMV":
         raise UnsafeImage("The vmdk is only a description of other files; use streamOptimized or monolithicSparse.")
     capacity, descriptor_at, descriptor_sectors, directory_at = _vmdk_header(head)
-    if capacity == 0:           # readers then take the embedded text for a description of other files
+    if capacity == 0:  # readers then take the embedded text for a description of other files
         raise UnsafeImage("The vmdk has no capacity of its own; use streamOptimized or monolithicSparse.")
     if directory_at == 0xFFFFFFFFFFFFFFFF:
         if tail[512:516] != b"KDMV" or _vmdk_header(tail[512:])[:3] != (capacity, descriptor_at, descriptor_sectors):
@@ -233,7 +256,7 @@ def _vmdk(head: bytes, tail: bytes) -> int:
     end = (descriptor_at + descriptor_sectors) * 512
     if not descriptor_at or not descriptor_sectors or end > len(head):
         raise UnsafeImage("The vmdk has no readable description; use streamOptimized or monolithicSparse.")
-    _vmdk_descriptor(head[descriptor_at * 512:end].split(b"\0", 1)[0].decode("utf-8", "replace"))
+    _vmdk_descriptor(head[descriptor_at * 512 : end].split(b"\0", 1)[0].decode("utf-8", "replace"))
     return capacity * 512
 
 
@@ -272,14 +295,17 @@ def _vmdk_descriptor(text: str) -> None:
 
 def _vhd(head: bytes, tail: bytes) -> int:
     footer = head if head[:8] == b"conectix" else tail
-    data_at, = struct.unpack_from(">Q", footer, 16)
-    current, = struct.unpack_from(">Q", footer, 48)
+    (data_at,) = struct.unpack_from(">Q", footer, 16)
+    (current,) = struct.unpack_from(">Q", footer, 48)
     cylinders, heads, sectors, kind = struct.unpack_from(">HBBI", footer, 56)
     if kind not in (2, 3):
-        raise UnsafeImage("The vhd is a differencing disk or of an unknown type; merge it into one file." if kind == 4 else
-                          f"The vhd type {kind} is not supported.")
+        raise UnsafeImage(
+            "The vhd is a differencing disk or of an unknown type; merge it into one file."
+            if kind == 4
+            else f"The vhd type {kind} is not supported."
+        )
     if kind == 3:
-        if head[data_at:data_at + 8] != b"cxsparse":
+        if head[data_at : data_at + 8] != b"cxsparse":
             raise UnsafeImage("The vhd has no dynamic disk header.")
         entries, block = struct.unpack_from(">II", head, data_at + 28)
         if block < 512 or block & (block - 1) or entries * 4 > 64 << 20 or entries * block < current:
@@ -291,7 +317,7 @@ def _vhdx_metadata_offset(head: bytes) -> int:
     """Where the metadata region begins by the first region table; 0 if there is none in a legal place."""
     if head[196608:196612] != b"regi":
         return 0
-    count, = struct.unpack_from("<I", head, 196608 + 8)
+    (count,) = struct.unpack_from("<I", head, 196608 + 8)
     for entry in range(min(count, 2047)):
         guid, at, _length, _required = struct.unpack_from("<16sQII", head, 196608 + 16 + entry * 32)
         if guid == _VHDX_METADATA:
@@ -302,7 +328,7 @@ def _vhdx_metadata_offset(head: bytes) -> int:
 def _vhdx(window: bytes) -> int:
     if window[:8] != b"metadata":
         raise UnsafeImage("The vhdx metadata was not found.")
-    count, = struct.unpack_from("<H", window, 10)
+    (count,) = struct.unpack_from("<H", window, 10)
     items: dict[bytes, int] = {}
     for entry in range(min(count, 2047)):
         guid, at, length = struct.unpack_from("<16sII", window, 32 + entry * 32)
@@ -311,14 +337,14 @@ def _vhdx(window: bytes) -> int:
         items[guid] = at
     if _VHDX_DISK_SIZE not in items or _VHDX_FILE_PARAMETERS not in items:
         raise UnsafeImage("The vhdx metadata is not complete.")
-    flags, = struct.unpack_from("<I", window, items[_VHDX_FILE_PARAMETERS] + 4)
+    (flags,) = struct.unpack_from("<I", window, items[_VHDX_FILE_PARAMETERS] + 4)
     if flags & 2:
         raise UnsafeImage("The vhdx is a differencing disk; merge it into one file.")
     return int(struct.unpack_from("<Q", window, items[_VHDX_DISK_SIZE])[0])
 
 
 def _vdi(head: bytes) -> int:
-    kind, = struct.unpack_from("<I", head, 76)
+    (kind,) = struct.unpack_from("<I", head, 76)
     virtual, block, _extra, blocks = struct.unpack_from("<QIII", head, 368)
     if kind not in (1, 2) or head[424:456].strip(b"\0"):
         raise UnsafeImage("The vdi is a snapshot or differencing disk; merge it into one file.")
@@ -328,8 +354,8 @@ def _vdi(head: bytes) -> int:
 
 
 def _qed(head: bytes) -> int:
-    features, = struct.unpack_from("<Q", head, 16)
-    virtual, = struct.unpack_from("<Q", head, 48)
+    (features,) = struct.unpack_from("<Q", head, 16)
+    (virtual,) = struct.unpack_from("<Q", head, 48)
     if features & 1:
         raise UnsafeImage("The qed image has a backing file; flatten it before the upload.")
     return int(virtual)

@@ -83,5 +83,3 @@ class FileSync:
         if result < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         return result
-
-

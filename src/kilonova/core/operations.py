@@ -194,7 +194,7 @@ class Operations:
         )
         if mine:
             self._opened[op.id] = self.runtime.monotonic() + LEASE_S
-        await tx.run(self._insert, msgspec.structs.asdict(op))
+        await tx.later(self._insert, msgspec.structs.asdict(op))
         return op
 
     def _until(self) -> int:
@@ -321,11 +321,8 @@ class Operations:
         until = self._until()
         attempts = op.attempts + counts
 
-        async def claim(tx: Transaction) -> int:
-            values = {"op": op.id, "was": op.owner, "at": op.epoch, "was_until": op.lease_until, "me": self.owner, "until": until}
-            return await tx.run(self._claim, {**values, "more": int(counts)})
-
-        if not await self.db.transact(claim):
+        values = {"op": op.id, "was": op.owner, "at": op.epoch, "was_until": op.lease_until, "me": self.owner, "until": until}
+        if not await self.db.run(self._claim, {**values, "more": int(counts)}):
             return None
         return msgspec.structs.replace(op, owner=self.owner, epoch=op.epoch + 1, lease_until=until, attempts=attempts)
 
@@ -340,11 +337,16 @@ class Operations:
         if not await tx.run(self._delete, {"op": op.id, "me": op.owner, "at": op.epoch}):
             raise LostLease(operation=op.id)
 
+    async def end(self, op: Operation) -> None:
+        """As `finish`, where there is nothing else to settle."""
+        if not await self.db.run(self._delete, {"op": op.id, "me": op.owner, "at": op.epoch}):
+            raise LostLease(operation=op.id)
+
     async def held(self, op: Operation) -> bool:
         """Whether the operation is still ours, for a whole lease from now on. Ask before undoing what another runner may have built on."""
         until = self._until()
         values = {"op": op.id, "me": op.owner, "at": op.epoch, "until": until}
-        return await self.db.transact(lambda tx: tx.run(self._touch, values)) > 0
+        return await self.db.run(self._touch, values) > 0
 
     def valid(self, operation_id: str) -> bool:
         """Whether the lease is known to hold, without asking the database."""
@@ -375,7 +377,7 @@ class Operations:
         """Operations that ran here until a moment ago are nobody's: others need not wait for their leases to run out."""
         for at in range(0, len(ids), BATCH):
             batch = ids[at : at + BATCH]
-            await self.db.transact(lambda tx, batch=batch: tx.run(self._give, {"me": self.owner, "ids": batch}))  # type: ignore[misc]
+            await self.db.run(self._give, {"me": self.owner, "ids": batch})
 
     async def renew(self) -> None:
         """Keep what runs here. A runner whose operation somebody else has taken over is stopped, without undoing anything."""

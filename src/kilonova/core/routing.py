@@ -26,21 +26,7 @@ class Route:
     stream: the handler reads the body itself; its size is not bounded by the edge.
     """
 
-    __slots__ = (
-        "action",
-        "body",
-        "deferred",
-        "handler",
-        "method",
-        "name",
-        "path",
-        "policy",
-        "query",
-        "since",
-        "status",
-        "stream",
-        "until",
-    )
+    __slots__ = ("action", "body", "deferred", "handler", "method", "name", "path", "policy", "query", "since", "status", "stream", "until")
 
     def __init__(
         self,

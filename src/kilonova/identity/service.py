@@ -11,6 +11,7 @@ from kilonova.core.db import Database, Duplicate, Transaction
 from kilonova.core.errors import Unauthorized
 from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
+from kilonova.core.shared_read import SharedRead
 from kilonova.core.tasks import Tasks
 from kilonova.identity.domain import catalog, grants, passwords, tokens
 from kilonova.identity.domain.bootstrap import ServiceEntry, bootstrap
@@ -50,6 +51,7 @@ class IdentityService:
         self._key_numbers: list[int] = []
         self._revision = -1
         self._stamp: int | None = None
+        self._current = SharedRead(lambda: revisions.current(self.db))
         self._cache: dict[bytes, Validated] = {}
         self.documents: dict[tuple[str, bool], bytes] = {}
         """Encoded token documents by (audit id, with catalog), as good as the revision."""
@@ -109,7 +111,7 @@ class IdentityService:
         stamp = self.db.stamp()
         if stamp is not None and stamp == self._stamp:
             return self._revision
-        now = await revisions.current(self.db)
+        now = await (self._current.get() if stamp is None else revisions.current(self.db))
         self._stamp = stamp
         if now != self._revision:
             self._cache.clear()

@@ -18,7 +18,7 @@ from kilonova.core.tasks import Tasks
 from kilonova.network import contract, rpc
 from kilonova.network.contract import Allocate, Nic, NicRequest, ServerOfAddress, WiringFailed
 from kilonova.network.dispatch import Dispatcher
-from kilonova.network.domain import networks, ports, security_groups, servers, subnets
+from kilonova.network.domain import networks, ports, quotas, security_groups, servers, subnets
 from kilonova.network.domain.journal import Applied, Follower, Lanes, sweep
 from kilonova.network.domain.journal import topology_of as topology_of
 from kilonova.network.domain.topology import Topology
@@ -322,6 +322,7 @@ class NetworkService:
                 changed = w.changes()
                 if changed:
                     await changes.record(tx, lane, self.db.now_us(), changed)
+            await quotas.settle(w)
             return result
 
         async for number in attempts(self.runtime):

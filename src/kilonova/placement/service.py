@@ -78,9 +78,7 @@ class PlacementService:
         together = True
 
         async def body(tx: Transaction) -> None:
-            await claims.claim(
-                tx, consumer_id, provider_id, resources, project_id, user_id, now, generation=generation, together=together
-            )
+            await claims.claim(tx, consumer_id, provider_id, resources, project_id, user_id, now, generation=generation, together=together)
 
         for _ in range(TRIES):
             try:

@@ -255,6 +255,9 @@ class Remote:
         self._process.runtime.point("transacted")
         return result
 
+    async def run(self, statement: Any, parameters: Parameters = NONE) -> int:
+        return await self.transact(lambda tx: tx.run(statement, parameters))
+
     async def create(self, metadata: Any) -> None:
         await self._carried(lambda: self._db.create(metadata))
 

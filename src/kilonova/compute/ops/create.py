@@ -52,15 +52,18 @@ async def begin(c: ComputeService, ctx: Context, wanted: list[Server], args: Cre
     asked = {"instances": len(wanted), "cores": flavor.vcpus * len(wanted), "ram_mb": flavor.ram_mb * len(wanted)}
     bounds = {"instances": limits["instances"], "cores": limits["cores"], "ram_mb": limits["ram"]}
 
+    reserved = await c.numbers.take(len(wanted)) if c.numbers is not None else None
+
     async def body(tx: Transaction) -> tuple[list[Server], list[Operation]]:
-        if not await mappings.take_quota(tx, ctx.project_id or "", asked, bounds):
-            raise await _over_quota(tx, ctx.project_id or "", asked, bounds)
-        first = await mappings.numbers(tx, "server", len(wanted))
+        first = reserved if reserved is not None else await mappings.numbers(tx, "server", len(wanted))
         made = [msgspec.structs.replace(server, number=first + i) for i, server in enumerate(wanted)]
         ops = []
         for server in made:
             await mappings.insert(tx, server)
             ops.append(await c.api_ops.open(tx, "create", server.id, ctx, args))
+        # Last, since all requests of the project write that row and wait for each other's commit.
+        if not await mappings.take_quota(tx, ctx.project_id or "", asked, bounds):
+            raise await _over_quota(tx, ctx.project_id or "", asked, bounds)
         return made, ops
 
     made, ops = await c.api_db.transact(body)
@@ -92,7 +95,7 @@ async def run(c: ComputeService, op: Operation) -> None:
             await _confirm(c, op, args, server)
     except Superseded as error:
         await _end_action(c, op, error)
-    await c.api_db.transact(lambda tx: c.api_ops.finish(tx, op))
+    await c.api_ops.end(op)
 
 
 recover = run
@@ -400,7 +403,7 @@ async def give_up(c: ComputeService, op: Operation, error: Error) -> None:
             await _fail(c, op, server, cell or c.cells.cell0, error, server.scheduling, gone=gone)
     except Superseded as overtaken:
         await _end_action(c, op, overtaken)
-    await c.api_db.transact(lambda tx: c.api_ops.finish(tx, op))
+    await c.api_ops.end(op)
 
 
 async def _free(c: ComputeService, op: Operation) -> None:

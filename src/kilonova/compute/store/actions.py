@@ -22,16 +22,16 @@ _END = prepared(sa.update(a).where(a.c.id == sa.bindparam("key")).values(updated
 
 
 async def insert(tx: Transaction, action: Action) -> None:
-    await tx.run(_INSERT, msgspec.structs.asdict(action))
+    await tx.later(_INSERT, msgspec.structs.asdict(action))
 
 
 async def add_event(tx: Transaction, event: Event) -> None:
-    await tx.run(_INSERT_EVENT, msgspec.structs.asdict(event))
+    await tx.later(_INSERT_EVENT, msgspec.structs.asdict(event))
 
 
 async def end(tx: Transaction, action_id: str, now: int, message: str | None) -> None:
     """message: None when it went well, else e.g. "Error"."""
-    await tx.run(_END, {"key": action_id, "now": now, "text": message})
+    await tx.later(_END, {"key": action_id, "now": now, "text": message})
 
 
 async def of(reader: Reader, server_id: str) -> list[Action]:

@@ -3,6 +3,7 @@
 A server counts against its project's quota exactly while its mapping exists: both are written in one transaction.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 
 from kilonova.compute.model import Outline, Server
 from kilonova.compute.store.api_tables import build_requests, counters, quota_limits, quota_usages, server_mappings
-from kilonova.core.db import Duplicate, Reader, Transaction
+from kilonova.core.db import Database, Duplicate, Reader, Transaction
 from kilonova.core.db.statements import inserted, prepared
 
 
@@ -98,9 +99,33 @@ async def numbers(tx: Transaction, name: str, count: int) -> int:
     return int(row[0]) - count + 1
 
 
+class Numbers:
+    """Numbers of a series that this process has in hand, where other processes take some, too: else each request would write their row and
+    wait for the others' commits. What is left when the process ends is nobody's."""
+
+    BLOCK = 64
+
+    def __init__(self, db: Database, name: str) -> None:
+        self._db = db
+        self._name = name
+        self._next = self._end = 0
+        self._turn = asyncio.Lock()
+
+    async def take(self, count: int) -> int:
+        """The first of `count` consecutive ones. Not to be called inside a transaction."""
+        async with self._turn:
+            if self._end - self._next < count:
+                block = max(self.BLOCK, count)
+                self._next = await self._db.transact(lambda tx: numbers(tx, self._name, block))
+                self._end = self._next + block
+            first = self._next
+            self._next += count
+            return first
+
+
 async def insert(tx: Transaction, server: Server) -> None:
     flavor = server.flavor
-    await tx.run(
+    await tx.later(
         _INSERT,
         {
             "server_id": server.id,
@@ -119,7 +144,7 @@ async def insert(tx: Transaction, server: Server) -> None:
             ),
         },
     )
-    await tx.run(_INSERT_REQUEST, {"server_id": server.id, "project_id": server.project_id, "server": server})
+    await tx.later(_INSERT_REQUEST, {"server_id": server.id, "project_id": server.project_id, "server": server})
 
 
 async def get(reader: Reader, server_id: str) -> Mapping | None:
@@ -161,8 +186,8 @@ async def update_request(tx: Transaction, server: Server) -> int:
 
 async def place(tx: Transaction, server_id: str, cell: str) -> None:
     """The server lives in a cell now; its build request is done."""
-    await tx.run(_PLACE, {"key": server_id, "to_cell": cell})
-    await tx.run(_DROP_REQUEST, {"id": server_id})
+    await tx.later(_PLACE, {"key": server_id, "to_cell": cell})
+    await tx.later(_DROP_REQUEST, {"id": server_id})
 
 
 async def mark_deleting(tx: Transaction, server_id: str) -> int:

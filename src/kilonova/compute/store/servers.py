@@ -35,7 +35,7 @@ def _server(row: tuple[Any, ...]) -> Server:
 
 
 async def insert(tx: Transaction, server: Server) -> None:
-    await tx.run(_INSERT, msgspec.structs.asdict(server))
+    await tx.later(_INSERT, msgspec.structs.asdict(server))
 
 
 async def get(reader: Reader, server_id: str) -> Server | None:

@@ -56,11 +56,20 @@ class Transaction(Reader, Protocol):
     alone: bool
     """No other transaction runs beside this one, so nothing needs to be locked."""
 
+    shares: bool
+    """SELECT … FOR SHARE holds rows against whoever writes them. Not so where another node may write (Galera), where an UPDATE that changes
+    nothing does it."""
+
     async def run(self, statement: Statement, parameters: Parameters = NONE) -> int:
         """Rows matched. Raises Duplicate."""
         ...
 
     async def many(self, statement: Statement, parameters: Sequence[Parameters]) -> None: ...
+
+    async def later(self, statement: Statement, parameters: Parameters = NONE) -> None:
+        """A write whose row count nobody asks for: done before the transaction's next other statement, or its commit, in one exchange with
+        others of its kind that touch other tables. The Duplicate comes there, too."""
+        ...
 
 
 class Database(Reader, Protocol):
@@ -68,6 +77,10 @@ class Database(Reader, Protocol):
 
     async def transact(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run `body` as one transaction; return its result when it is durable. `body` may be run again after a deadlock."""
+        ...
+
+    async def run(self, statement: Statement, parameters: Parameters = NONE) -> int:
+        """A transaction of one statement; rows matched. Raises Duplicate."""
         ...
 
     async def create(self, metadata: Any) -> None:

@@ -89,6 +89,8 @@ class MariaDB:
 
     name = "MariaDB"
     aborts = False
+    joins = False
+    shares = False
     begin = "START TRANSACTION"
     lock = "SELECT GET_LOCK('{name}', 5)"
     clock = "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"

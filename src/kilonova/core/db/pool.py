@@ -62,6 +62,8 @@ class Driver(Protocol):
     name: str
     dialect: Any
     aborts: bool
+    joins: bool
+    shares: bool
     """Whether a refused statement spoils its whole transaction."""
     begin: str
     clock: str

@@ -95,6 +95,8 @@ class PostgreSQL:
 
     name = "PostgreSQL"
     aborts = True
+    joins = True
+    shares = True
     begin = "BEGIN"
     lock = "SELECT pg_try_advisory_lock(hashtext('{name}'))"
     clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"

@@ -5,6 +5,7 @@ serialisation failure, lock timeout, a certification failure of Galera) and when
 it breaks during COMMIT nobody knows; that is `OutcomeUnknown`, and never tried again, unless the body wrote nothing.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from kilonova.core.runtime import Runtime
 T = TypeVar("T")
 FIRST_BACKOFF_S = 0.005
 MOST_BACKOFF_S = 0.5
+KEPT_JOINS = 1024
 
 
 class _Careful(BaseException):
@@ -28,9 +30,10 @@ class _Careful(BaseException):
 
 
 class _Transaction:
-    """all/one/run/many inside BEGIN … COMMIT."""
+    """all/one/run/many inside BEGIN … COMMIT. BEGIN is said before the first write or lock: until then each statement sees what is
+    committed, as it would inside."""
 
-    __slots__ = ("_careful", "_compile", "_driver", "_wire", "spoilt", "wrote")
+    __slots__ = ("_careful", "_compile", "_driver", "_put_off", "_wire", "begun", "shares", "spoilt", "wrote")
     alone = False
 
     def __init__(self, wire: Wire, driver: Driver, compile: Callable[[Any], Compiled], careful: bool) -> None:
@@ -38,6 +41,9 @@ class _Transaction:
         self._driver = driver
         self._compile = compile
         self._careful = careful
+        self.shares = driver.shares
+        self.begun = False
+        self._put_off: list[tuple[Compiled, str, Sequence[Any]]] = []
         self.spoilt = False
         self.wrote = False
 
@@ -46,6 +52,10 @@ class _Transaction:
             raise _Careful
         compiled = self._compile(statement)
         sql, arguments = compiled.arguments(parameters)
+        if self._put_off and not all(compiled.apart(other) for other, _, _ in self._put_off):
+            await self._catch_up()
+        if compiled.locks and not self.begun:
+            await self._begin()
         try:
             rows = await self._wire.all(sql, arguments)
         except Exception as error:
@@ -59,17 +69,60 @@ class _Transaction:
     async def run(self, statement: Any, parameters: Parameters = NONE) -> int:
         compiled = self._compile(statement)
         sql, arguments = compiled.arguments(parameters)
+        if self._put_off:
+            await self._catch_up()
         return await self._write(lambda: self._wire.run(sql, arguments), compiled)
+
+    async def later(self, statement: Any, parameters: Parameters = NONE) -> None:
+        compiled = self._compile(statement)
+        sql, arguments = compiled.arguments(parameters)
+        if self._careful or not self._driver.joins:
+            await self._write(lambda: self._wire.run(sql, arguments), compiled)
+            return
+        if not all(compiled.apart(other) for other, _, _ in self._put_off):
+            await self._catch_up()
+        self._put_off.append((compiled, sql, arguments))
+
+    async def _catch_up(self) -> None:
+        put_off, self._put_off = self._put_off, []
+        sql, arguments = joined(put_off)
+        await self._write(lambda: self._wire.run(sql, arguments), put_off[0][0])
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is to be written or committed."""
+        return self.begun or bool(self._put_off)
+
+    async def finish(self) -> None:
+        """What was put off, unless it is all that is written: then it is one statement, and a transaction by itself."""
+        if self._put_off and self.begun:
+            await self._catch_up()
+
+    async def commit(self) -> str:
+        if self.begun:
+            return await self._wire.command("COMMIT")
+        put_off, self._put_off = self._put_off, []
+        sql, arguments = joined(put_off)
+        self.wrote = True
+        try:
+            await self._wire.run(sql, arguments)
+        except Exception as error:
+            raise meaning(self._driver, error, put_off[0][0]) from None
+        return ""
 
     async def many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None:
         if parameters:
             compiled = self._compile(statement)
             rows = [compiled.arguments(p)[1] for p in parameters]
+            if self._put_off:
+                await self._catch_up()
             await self._write(lambda: self._wire.many(compiled.sql, rows), compiled)
 
     async def _write(self, write: Callable[[], Awaitable[T]], compiled: Compiled) -> T:
         if self.spoilt:
             raise _Careful
+        if not self.begun:
+            await self._begin()
         self.wrote = True
         if self._careful:
             await self._wire.command("SAVEPOINT s")
@@ -85,9 +138,36 @@ class _Transaction:
             await self._wire.command("RELEASE SAVEPOINT s")
         return result
 
+    async def _begin(self) -> None:
+        await self._wire.command(self._driver.begin)
+        self.begun = True
+
     def _meaning(self, error: Exception, compiled: Compiled) -> Exception:
-        self.spoilt = self._driver.aborts
+        self.spoilt = self._driver.aborts and self.begun
         return meaning(self._driver, error, compiled)
+
+
+_PLACE = re.compile(r"\$(\d+)")
+_joined: dict[tuple[str, ...], str] = {}
+
+
+def joined(writes: Sequence[tuple[Compiled, str, Sequence[Any]]]) -> tuple[str, Sequence[Any]]:
+    """One statement that does all of them, in no order: each but the last is a WITH of it (PostgreSQL's data-modifying WITH)."""
+    if len(writes) == 1:
+        return writes[0][1], writes[0][2]
+    key = tuple([sql for _, sql, _ in writes])
+    text = _joined.get(key)
+    if text is None:
+        parts: list[str] = []
+        before = 0
+        for _, sql, arguments in writes:
+            parts.append(_PLACE.sub(lambda match, before=before: f"${int(match[1]) + before}", sql))  # type: ignore[misc]
+            before += len(arguments)
+        named = ", ".join(f"w{number} AS ({part})" for number, part in enumerate(parts[:-1]))
+        if len(_joined) >= KEPT_JOINS:
+            _joined.clear()
+        text = _joined[key] = f"WITH {named} {parts[-1]}"
+    return text, [argument for _, _, arguments in writes for argument in arguments]
 
 
 def meaning(driver: Driver, error: Exception, compiled: Compiled) -> Exception:
@@ -217,21 +297,51 @@ class Server:
                 continue
             return result
 
+    async def run(self, statement: Any, parameters: Parameters = NONE) -> int:
+        compiled = self._compile(statement)
+        sql, arguments = compiled.arguments(parameters)
+        attempt = 0
+        while True:
+            link = await self._link()
+            self.runtime.point("commit")
+            try:
+                matched = await link.wire.run(sql, arguments)
+            except Exception as error:
+                trouble = self.driver.trouble(error)
+                if trouble is Trouble.GONE and not self.driver.unsent(error):
+                    raise self._unknown(link, error) from error
+                if not self._settled(link, error):
+                    raise meaning(self.driver, error, compiled) from None
+                attempt += 1
+                await self._pause(attempt, error)
+            except BaseException:
+                self.pool.drop(link)
+                raise
+            else:
+                self.pool.give(link)
+                self.runtime.point("committed")
+                return matched
+
+    def _unknown(self, link: Link, error: Exception) -> OutcomeUnknown:
+        self.pool.drop(link, broken=True)
+        self.log.error(f"database at {link.place}: the connection broke during a commit", error=error)
+        return OutcomeUnknown(f"the connection broke during a commit: {self.driver.reason(error)}")
+
     async def _body(self, link: Link, tx: _Transaction, body: Callable[[Transaction], Awaitable[T]]) -> T:
         try:
-            await link.wire.command(self.driver.begin)
             result = await body(tx)
             if tx.spoilt:
                 raise _Careful
+            await tx.finish()
             return result
         except _Careful:
-            await self._roll_back(link)
+            await self._roll_back(link, tx)
             raise
         except Exception as error:
             if self.driver.trouble(error) in (Trouble.GONE, Trouble.ELSEWHERE):
                 self._settled(link, error)
                 raise _Undone(error) from None
-            await self._roll_back(link)
+            await self._roll_back(link, tx)
             if self.driver.trouble(error) is Trouble.AGAIN:
                 raise _Undone(error) from None
             raise
@@ -239,9 +349,10 @@ class Server:
             self.pool.drop(link)
             raise
 
-    async def _roll_back(self, link: Link) -> None:
+    async def _roll_back(self, link: Link, tx: _Transaction) -> None:
         try:
-            await link.wire.command("ROLLBACK")
+            if tx.begun:
+                await link.wire.command("ROLLBACK")
         except BaseException as error:
             self.pool.drop(link, broken=isinstance(error, Exception))
             if not isinstance(error, Exception):
@@ -250,19 +361,27 @@ class Server:
             self.pool.give(link)
 
     async def _commit(self, link: Link, tx: _Transaction) -> None:
+        if not tx.waits:
+            self.pool.give(link)
+            return
         self.runtime.point("commit")
         try:
-            said = await link.wire.command("COMMIT")
+            said = await tx.commit()
+        except (Duplicate, Unfit):
+            self.pool.give(link)
+            raise
         except Exception as error:
             trouble = self.driver.trouble(error)
             if trouble is Trouble.AGAIN:
-                await self._roll_back(link)
+                await self._roll_back(link, tx)
                 raise _Undone(error) from None
-            self.pool.drop(link, broken=True)
+            if not tx.begun and trouble is Trouble.ELSEWHERE:
+                self._settled(link, error)
+                raise _Undone(error) from None
             if not tx.wrote or self.driver.unsent(error):
+                self.pool.drop(link, broken=True)
                 raise _Undone(error) from None
-            self.log.error(f"database at {link.place}: the connection broke during a commit", error=error)
-            raise OutcomeUnknown(f"the connection broke during a commit: {self.driver.reason(error)}") from error
+            raise self._unknown(link, error) from error
         except BaseException:
             self.pool.drop(link)
             raise

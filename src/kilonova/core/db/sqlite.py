@@ -40,6 +40,7 @@ class _Connection:
 
     __slots__ = ("_compile", "_connection", "_kept", "written")
     alone = True
+    shares = False
 
     def __init__(self, connection: sqlite3.Connection, compile: Callable[[Any], Compiled], kept: Kept) -> None:
         self._kept = kept
@@ -113,6 +114,9 @@ class _Connection:
             raise _integrity(error) from None
         self.written.add(compiled.writes)
         return cursor.rowcount
+
+    async def later(self, statement: Any, parameters: Parameters = NONE) -> None:
+        await self.run(statement, parameters)
 
     async def many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None:
         if not parameters:
@@ -227,6 +231,9 @@ class SQLite:
             return self._reader
         touched, written = statement.on(self.dialect).reads, self._writer.written
         return self._reader if touched is None or "" in written or not written.isdisjoint(touched) else self._writer
+
+    async def run(self, statement: Any, parameters: Parameters = NONE) -> int:
+        return await self.transact(lambda tx: tx.run(statement, parameters))
 
     async def transact(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         await self._enter()

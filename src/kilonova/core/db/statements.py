@@ -83,8 +83,10 @@ class Compiled:
         "_pick",
         "_places",
         "_template",
+        "adds",
         "binds",
         "kept",
+        "locks",
         "names",
         "reads",
         "results",
@@ -99,9 +101,12 @@ class Compiled:
         self.table: Any = getattr(element, "table", None)
         """What an INSERT, UPDATE or DELETE writes."""
         self.writes: str = self.table.name if self.table is not None else ""
+        self.adds = isinstance(element, sa.Insert)
         self.reads: frozenset[str] | None = None
         """Names of the tables that it touches; None where nobody has looked (statements built for one use)."""
         self.kept = False
+        self.locks = getattr(element, "_for_update_arg", None) is not None
+        """A SELECT … FOR SHARE."""
         self._expanding = bool(compiled.post_compile_params or compiled.literal_execute_params)
         self._lists = [str(name) for bind, name in compiled.bind_names.items() if bind.expanding]
         self._expanded: dict[tuple[int, ...], tuple[str, list[tuple[str, int, Processor | None]]]] = {}
@@ -122,6 +127,14 @@ class Compiled:
             f = kind.decode if isinstance(kind, Json) else kind._cached_result_processor(dialect, None)
             if f is not None:
                 self.results.append((i, f))
+
+    def apart(self, other: "Compiled") -> bool:
+        """Whether these two writes can be done at once: neither touches what the other writes, or both only add rows to one table."""
+        if self.reads is None or other.reads is None:
+            return False
+        if self.adds and other.adds and self.writes == other.writes:
+            return True
+        return self.writes not in other.reads and other.writes not in self.reads
 
     def _order(self) -> tuple[list[tuple[int, Processor]], Callable[[Any], Any] | None, list[Any] | None]:
         """(positions that are converted, all values at once by their names, the arguments with the statement's own constants in them)"""

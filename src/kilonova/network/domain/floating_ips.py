@@ -25,7 +25,7 @@ async def create(w: Work, network: Network, values: dict[str, Any]) -> FloatingI
     """values: attributes by their API names, decoded. The address is held by a port of no project."""
     if not network.external:
         raise BadResource(f"Network {network.id} is not a valid external network", resource="floatingip")
-    await quotas.take(w, values["project_id"], "floatingip")
+    quotas.take(w, values["project_id"], "floatingip")
     subnets = [subnet for subnet in await rows.subnets.where(w.tx, network_id=network.id) if subnet.ip_version == 4]
     if values.get("subnet_id") is not None:
         subnets = [subnet for subnet in subnets if subnet.id == values["subnet_id"]]
@@ -150,4 +150,4 @@ async def delete(w: Work, floating: FloatingIp) -> None:
     holder = await rows.ports.get(w.tx, floating.floating_port_id)
     if holder is not None:
         await ports.remove(w, holder)
-    await quotas.give(w, floating.project_id, "floatingip")
+    quotas.give(w, floating.project_id, "floatingip")

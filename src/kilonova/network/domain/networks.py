@@ -36,7 +36,7 @@ def _missing(network_id: str) -> Network:
 
 async def create(w: Work, values: dict[str, Any]) -> Network:
     """values: attributes by their API names, decoded."""
-    await quotas.take(w, values["project_id"], "network")
+    quotas.take(w, values["project_id"], "network")
     kind, physical, segment = _segment(w, values)
     limit = _mtu_limit(w, kind)
     mtu = values["mtu"] or limit
@@ -169,7 +169,7 @@ async def delete(w: Work, network: Network) -> None:
         await remove_subnet(w, subnet)
     if not await rows.networks.delete(w.tx, network.id):
         raise NetworkNotFound(id=network.id)
-    await quotas.give(w, network.project_id, "network")
+    quotas.give(w, network.project_id, "network")
     w.removed(network)
 
 
@@ -177,6 +177,6 @@ async def remove_subnet(w: Work, subnet: Subnet) -> None:
     """The subnet's row alone: its addresses are free already."""
     if not await rows.subnets.delete(w.tx, subnet.id):
         raise SubnetNotFound(id=subnet.id)
-    await quotas.give(w, subnet.project_id, "subnet")
+    quotas.give(w, subnet.project_id, "subnet")
     w.hints.pop(subnet.id, None)
     w.removed(subnet)

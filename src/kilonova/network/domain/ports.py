@@ -45,15 +45,20 @@ def bare(w: Work, network: Network, *, project_id: str, owner: str, device_id: s
     )  # fmt: skip
 
 
+async def _share(w: Work, table: rows.Rows[Any], ids: Sequence[str]) -> None:
+    missing = sorted(set(ids).difference(w.shared))
+    if missing:
+        await table.share(w.tx, *missing)
+        w.shared.update(dict.fromkeys(missing))
+
+
 async def insert(w: Work, port: Port) -> None:
     """Write a new port whose addresses are taken already."""
-    await rows.networks.hold(w.tx, port.network_id)
-    if port.fixed_ips:
-        await rows.subnets.hold(w.tx, *sorted({fixed.subnet_id for fixed in port.fixed_ips}))
+    await _share(w, rows.networks, [port.network_id])
+    await _share(w, rows.subnets, [fixed.subnet_id for fixed in port.fixed_ips])
+    await _share(w, rows.security_groups, port.security_groups)
     if port.project_id and port.device_owner not in UNCOUNTED:
-        await quotas.take(w, port.project_id, "port")
-    if port.security_groups:
-        await rows.security_groups.hold(w.tx, *sorted(set(port.security_groups)))
+        quotas.take(w, port.project_id, "port")
     await rows.ports.insert(w.tx, port)
     await address_store.join_groups(w.tx, port.id, port.security_groups)
     w.wrote(port)
@@ -228,7 +233,7 @@ async def save(w: Work, old: Port, new: Port) -> None:
     await address_store.part_groups(w.tx, old.id, [g for g in old.security_groups if g not in new.security_groups])
     joined = sorted(set(new.security_groups) - set(old.security_groups))
     if joined:
-        await rows.security_groups.hold(w.tx, *joined)
+        await _share(w, rows.security_groups, joined)
     await address_store.join_groups(w.tx, old.id, joined)
     if new.fixed_ips != old.fixed_ips:
         have = {fixed.ip_address for fixed in new.fixed_ips}
@@ -270,7 +275,7 @@ async def remove(w: Work, port: Port) -> None:
     if port.is_guest:
         await unfloat(w, port.id, [fixed.ip_address for fixed in port.fixed_ips])
     if port.device_owner not in UNCOUNTED:
-        await quotas.give(w, port.project_id, "port")
+        quotas.give(w, port.project_id, "port")
     w.removed(port)
 
 

@@ -40,7 +40,7 @@ async def interfaces(w: Work, router_id: str) -> list[Port]:
 
 
 async def create(w: Work, values: dict[str, Any]) -> Router:
-    await quotas.take(w, values["project_id"], "router")
+    quotas.take(w, values["project_id"], "router")
     router = Router(
         id=w.runtime.uuid(), project_id=values["project_id"], name=values["name"], description=values["description"],
         admin_state_up=values["admin_state_up"], status="ACTIVE", gateway_port_id=None, gateway_network_id=None, enable_snat=True,
@@ -255,5 +255,5 @@ async def delete(w: Work, router: Router) -> None:
     await _without_gateway(w, router)
     if not await rows.routers.delete(w.tx, router.id):
         raise RouterNotFound(id=router.id)
-    await quotas.give(w, router.project_id, "router")
+    quotas.give(w, router.project_id, "router")
     w.removed(router)

@@ -98,8 +98,8 @@ async def create(w: Work, values: dict[str, Any]) -> SecurityGroup:
         await default(w, values["project_id"])
         raise SecurityGroupDefaultAlreadyExists
     await default(w, values["project_id"])
-    await quotas.take(w, values["project_id"], "security_group")
-    await quotas.take(w, values["project_id"], "security_group_rule", 2)
+    quotas.take(w, values["project_id"], "security_group")
+    quotas.take(w, values["project_id"], "security_group_rule", 2)
     group = _new(w, values["project_id"], values["name"], values["description"], stateful=values["stateful"])
     group = msgspec.structs.replace(group, tags=values.get("tags", ()))
     await rows.security_groups.insert(w.tx, group)
@@ -131,14 +131,14 @@ async def delete(w: Work, group: SecurityGroup) -> None:
         await _drop_rule(w, rule)
     if not await rows.security_groups.delete(w.tx, group.id):
         raise SecurityGroupNotFound(id=group.id)
-    await quotas.give(w, group.project_id, "security_group")
+    quotas.give(w, group.project_id, "security_group")
     w.dropped_groups[group.id] = None
 
 
 async def _drop_rule(w: Work, rule: SecurityGroupRule) -> None:
     if not await rows.security_group_rules.delete(w.tx, rule.id):
         raise SecurityGroupRuleNotFound(id=rule.id)
-    await quotas.give(w, rule.project_id, "security_group_rule")
+    quotas.give(w, rule.project_id, "security_group_rule")
     w.removed(rule)
 
 
@@ -159,7 +159,7 @@ async def add_rule(w: Work, group: SecurityGroup, values: dict[str, Any]) -> Sec
     same = await rows.security_group_rules.where(w.tx, security_group_id=group.id, rule_key=rows.rule_key(rule))
     if same:
         raise SecurityGroupRuleExists(id=same[0].id)
-    await quotas.take(w, rule.project_id, "security_group_rule")
+    quotas.take(w, rule.project_id, "security_group_rule")
     await _insert_rule(w, rule)
     await touch(w, group)
     return rule

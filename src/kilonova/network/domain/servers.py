@@ -1,7 +1,7 @@
 """A server's interfaces: what compute asks for through the contract. Every verb may be repeated."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -33,6 +33,8 @@ from kilonova.network.errors import (
 from kilonova.network.model import Network, Port, SecurityGroup
 from kilonova.network.store import addresses, fences, quotas, rows
 
+S = TypeVar("S", bound=msgspec.Struct)
+
 _NONE: Mapping[str, Network] = {}
 
 
@@ -60,14 +62,15 @@ async def default_networks(reader: Reader, project_id: str) -> list[Network]:
     return [n for n in found if n.id in with_subnets]
 
 
-async def group_ids(reader: Reader, project_id: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Ids of security groups given by name or id. "default" may not exist yet and is left out."""
+async def group_ids(
+    reader: Reader, project_id: str, names: Sequence[str], where: Callable[..., Awaitable[list[SecurityGroup]]] = rows.security_groups.where
+) -> tuple[str, ...]:
+    """Ids of security groups given by name or id. "default" may not exist yet and is left out. where: how they are read."""
     out: list[str] = []
     for name in dict.fromkeys(names):
-        found = await rows.security_groups.where(reader, project_id=project_id, name=name)
+        found = await where(reader, project_id=project_id, name=name)
         if not found:
-            by_id = await rows.security_groups.get(reader, name)
-            found = [by_id] if by_id is not None and (by_id.project_id == project_id or by_id.shared) else []
+            found = [group for group in await where(reader, id=name) if group.project_id == project_id or group.shared]
         if not found and name != "default":
             raise NicGroupNotFound(id=name)
         if len(found) > 1:
@@ -166,7 +169,9 @@ async def allocate(w: Work, request: Allocate, *, more: bool = False) -> list[Po
         if network_id is None:
             return []
         wanted = (NicRequest(network_id=network_id),)
-    groups = await group_ids(w.tx, request.project_id, request.security_groups)
+    groups = await group_ids(w.tx, request.project_id, request.security_groups, _look(w, rows.security_groups))
+    if w.tx.shares:
+        w.shared.update(dict.fromkeys(groups))
     if "default" in request.security_groups and len(groups) < len(dict.fromkeys(request.security_groups)):
         groups = (*groups, (await security_groups.default(w, request.project_id)).id)
     first = max((port.nic_index for port in have), default=-1) + 1 if more else 0
@@ -203,12 +208,19 @@ async def _adopt(w: Work, request: Allocate, nic: NicRequest, port_id: str, inde
     return new
 
 
+def _look(w: Work, table: rows.Rows[S]) -> Callable[..., Awaitable[list[S]]]:
+    """How to read rows that a new port will refer to."""
+    return table.where_shared if w.tx.shares else table.where
+
+
 async def _make(w: Work, request: Allocate, nic: NicRequest, groups: tuple[str, ...], index: int) -> Port:
-    network = await rows.networks.get(w.tx, nic.network_id or "")
+    network = next(iter(await _look(w, rows.networks)(w.tx, id=nic.network_id or "")), None)
     if network is None or not may_use(network, request.project_id, elevated=w.elevated):
         raise NicNetworkNotFound(id=nic.network_id)
     w.networks[network.id] = network
-    subnets = await rows.subnets.where(w.tx, network_id=network.id)
+    subnets = await _look(w, rows.subnets)(w.tx, network_id=network.id)
+    if w.tx.shares:
+        w.shared.update(dict.fromkeys((network.id, *(subnet.id for subnet in subnets))))
     if not subnets:
         raise NetworkRequiresSubnet(id=network.id)
     if groups and not network.port_security_enabled:

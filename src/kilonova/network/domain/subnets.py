@@ -26,7 +26,7 @@ from kilonova.network.store import rows
 
 async def create(w: Work, network: Network, values: dict[str, Any]) -> Subnet:
     """values: attributes by their API names, decoded."""
-    await quotas.take(w, values["project_id"], "subnet")
+    quotas.take(w, values["project_id"], "subnet")
     pool_id = await _pool_id(w, values)
     version = _version(values)
     cidr_text = await _from_pool(w, pool_id, values, version) if pool_id else values.get("cidr")
@@ -238,7 +238,7 @@ async def _forget_auto_addresses(w: Work, subnet: Subnet) -> None:
 
 
 async def create_pool(w: Work, values: dict[str, Any]) -> SubnetPool:
-    await quotas.take(w, values["project_id"], "subnetpool")
+    quotas.take(w, values["project_id"], "subnetpool")
     prefixes = subnet_pools.compact(values["prefixes"])
     if not prefixes:
         raise Invalid("a subnet pool needs at least one prefix", field="prefixes")
@@ -329,4 +329,4 @@ async def delete_pool(w: Work, pool: SubnetPool) -> None:
         raise SubnetPoolDeleteError
     if not await rows.subnetpools.delete(w.tx, pool.id):
         raise SubnetPoolNotFound(id=pool.id)
-    await quotas.give(w, pool.project_id, "subnetpool")
+    quotas.give(w, pool.project_id, "subnetpool")

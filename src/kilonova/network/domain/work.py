@@ -51,8 +51,12 @@ class Work:
         """Hosts that have come, gone, or changed their address."""
         self.networks: dict[str, model.Network] = {}
         """Read by this transaction, and not changed by it."""
+        self.shared: dict[str, None] = {}
+        """Rows (by id) that nobody changes until this transaction ends."""
         self.servers: dict[str, None] = {}
         """Servers whose addresses have changed."""
+        self.counted: dict[tuple[str, str], int] = {}
+        """(project, resource) -> how many more it has (domain/quotas.py)."""
 
     @property
     def default(self) -> Any:

@@ -47,7 +47,7 @@ _MEMBERS = prepared(sa.select(g.port_id).where(g.security_group_id == _bind("gro
 
 async def insert(tx: Transaction, subnet_id: str, ip_key: str, port_id: str) -> None:
     """Raises Duplicate."""
-    await tx.run(_INSERT, {"subnet_id": subnet_id, "ip_key": ip_key, "port_id": port_id})
+    await tx.later(_INSERT, {"subnet_id": subnet_id, "ip_key": ip_key, "port_id": port_id})
 
 
 async def delete(tx: Transaction, subnet_id: str, ip_key: str) -> int:
@@ -81,7 +81,7 @@ async def port_at(reader: Reader, network_id: str, ip_key: str) -> str | None:
 
 async def join_groups(tx: Transaction, port_id: str, group_ids: Sequence[str]) -> None:
     for group_id in group_ids:
-        await tx.run(_JOIN, {"security_group_id": group_id, "port_id": port_id})
+        await tx.later(_JOIN, {"security_group_id": group_id, "port_id": port_id})
 
 
 async def part_groups(tx: Transaction, port_id: str, group_ids: Sequence[str]) -> None:

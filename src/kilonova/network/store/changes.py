@@ -57,7 +57,7 @@ async def record(tx: Transaction, lane: int, made_at: int, items: Sequence[Chang
     """The last thing that a transaction does."""
     if not await tx.run(_NEXT, {"at": lane, "one": 1}):
         await tx.run(_ADD_LANE, {"lane": lane, "number": 1})
-    await tx.run(_RECORD, {"at": lane, "lane": lane, "made_at": made_at, "what": tuple(items)})
+    await tx.later(_RECORD, {"at": lane, "lane": lane, "made_at": made_at, "what": tuple(items)})
 
 
 async def since(reader: Reader, lane: int, first: int, last: int) -> list[tuple[int, tuple[Change, ...]]]:

@@ -42,7 +42,7 @@ async def take(tx: Transaction, server_id: str, turn: int, *, new: bool = False)
             return True
         if await tx.one(_GET, {"server": server_id}) is not None:
             return False
-    await tx.run(_INSERT, {"server_id": server_id, "allocated": turn, "released": 0, "released_at": 0})
+    await tx.later(_INSERT, {"server_id": server_id, "allocated": turn, "released": 0, "released_at": 0})
     return True
 
 

@@ -52,6 +52,8 @@ class Rows(Generic[S]):
         if "revision" in table.c:
             held = sa.update(table).where(id_column.in_(sa.bindparam("row_keys", expanding=True)))
             self._hold = prepared(held.values(revision=table.c.revision))
+            named = sa.select(id_column).where(id_column.in_(sa.bindparam("row_keys", expanding=True)))
+            self._share = prepared(named.order_by(id_column).with_for_update(read=True))
             self._held = prepared(sa.select(id_column).where(id_column == sa.bindparam("row_key")), kept=kept)
         self._shapes: dict[Any, Prepared] = {}
 
@@ -63,7 +65,7 @@ class Rows(Generic[S]):
 
     async def insert(self, tx: Transaction, row: S) -> None:
         """Raises Duplicate."""
-        await tx.run(self._insert, self._values(row))
+        await tx.later(self._insert, self._values(row))
 
     async def insert_many(self, tx: Transaction, rows: Sequence[S]) -> None:
         await tx.many(self._insert, [self._values(row) for row in rows])
@@ -78,13 +80,21 @@ class Rows(Generic[S]):
             raise Stale
 
     async def hold(self, tx: Transaction, *row_ids: str) -> None:
-        """Until this transaction ends nobody changes or deletes these rows: for what refers to them, and for whoever asks that nothing
-        does. Raises Stale when one is gone."""
+        """Until this transaction ends nobody else changes, holds or shares these rows: for whoever asks that nothing refers to them.
+        Raises Stale when one is gone."""
         if tx.alone:
             found = sum([await tx.one(self._held, {"row_key": row_id}) is not None for row_id in row_ids])
         else:
             found = await tx.run(self._hold, {"row_keys": row_ids})
         if found != len(row_ids):
+            raise Stale
+
+    async def share(self, tx: Transaction, *row_ids: str) -> None:
+        """Until this transaction ends nobody changes, holds or deletes these rows; others may share them: for what refers to them.
+        Raises Stale when one is gone."""
+        if not tx.shares:
+            await self.hold(tx, *row_ids)
+        elif len(await tx.all(self._share, {"row_keys": row_ids})) != len(row_ids):
             raise Stale
 
     async def delete(self, tx: Transaction, row_id: str) -> int:
@@ -100,6 +110,13 @@ class Rows(Generic[S]):
 
     async def where(self, reader: Reader, *, order: Sequence[str] = ("created_at",), **equal: Any) -> list[S]:
         """All whose columns have these values (a tuple: one of its values), oldest first. The statement is compiled once per shape."""
+        return await self._those(reader, order, equal, share=False)
+
+    async def where_shared(self, tx: Transaction, **equal: Any) -> list[S]:
+        """`where` and `share` at once. Only where `tx.shares`."""
+        return await self._those(tx, ("created_at",), equal, share=True)
+
+    async def _those(self, reader: Reader, order: Sequence[str], equal: Mapping[str, Any], *, share: bool) -> list[S]:
         parts: list[Any] = []
         parameters: dict[str, Any] = {}
         for name, value in equal.items():
@@ -112,10 +129,11 @@ class Rows(Generic[S]):
             else:
                 parameters[name] = value
                 parts.append((name, 0))
-        shape = (tuple(parts), tuple(order))
+        shape = (tuple(parts), tuple(order), share)
         statement = self._shapes.get(shape)
         if statement is None:
-            statement = self._remember(shape, self._where(parts, order))
+            element = self._where(parts, order)
+            statement = self._remember(shape, element.with_for_update(read=True) if share else element)
         kind = self.kind
         return [kind(*row) for row in await reader.all(statement, parameters)]
 

@@ -51,12 +51,12 @@ def _values(at: int, **more: object) -> dict[str, object]:
     return {"active": "ACTIVE", "no_error": "", "one": 1, "at": at, **more}
 
 
-async def port_wired(tx: Transaction, port_id: str, host: str, at: int) -> int:
-    return await tx.run(_WIRED, _values(at, port=port_id, on_host=host))
+async def port_wired(tx: Transaction, port_id: str, host: str, at: int) -> None:
+    await tx.later(_WIRED, _values(at, port=port_id, on_host=host))
 
 
-async def port_failed(tx: Transaction, port_id: str, host: str, reason: str, at: int) -> int:
-    return await tx.run(_FAILED, {"port": port_id, "on_host": host, "down": "DOWN", "why": reason[:2000] or "unknown", "at": at, "one": 1})
+async def port_failed(tx: Transaction, port_id: str, host: str, reason: str, at: int) -> None:
+    await tx.later(_FAILED, {"port": port_id, "on_host": host, "down": "DOWN", "why": reason[:2000] or "unknown", "at": at, "one": 1})
 
 
 async def host_known(tx: Transaction, host: str, at: int) -> int:

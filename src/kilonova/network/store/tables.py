@@ -89,7 +89,10 @@ ip_allocations = sa.Table(
     sqlite_with_rowid=False,
 )
 port_security_groups = sa.Table(
-    "port_security_groups", metadata, sa.Column("security_group_id", ID, primary_key=True), sa.Column("port_id", ID, primary_key=True),
+    "port_security_groups",
+    metadata,
+    sa.Column("security_group_id", ID, primary_key=True),
+    sa.Column("port_id", ID, primary_key=True),
     sqlite_with_rowid=False,
 )
 routers = sa.Table(

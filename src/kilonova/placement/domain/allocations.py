@@ -47,7 +47,6 @@ async def claim(
     one statement, which raises NotAllFit without saying which one does not."""
     if await allocations.is_gone(tx, consumer_id):
         raise ConsumerGone(consumer=consumer_id)
-    await allocations.insert_consumer(tx, Consumer(consumer_id, project_id, user_id, "INSTANCE", generation, now, now))
     wanted = {name: resources[name] for name in sorted(resources) if resources[name]}
     if together and len(wanted) == 3:
         if not await inventories.take_three(tx, provider_id, wanted):
@@ -56,6 +55,7 @@ async def claim(
         for name, amount in wanted.items():
             if not await inventories.take(tx, provider_id, name, amount):
                 raise await _no_capacity(tx, provider_id, name, amount)
+    await allocations.insert_consumer(tx, Consumer(consumer_id, project_id, user_id, "INSTANCE", generation, now, now), later=True)
     await allocations.insert(tx, consumer_id, provider_id, wanted, now)
     await providers.bump(tx, provider_id)
 

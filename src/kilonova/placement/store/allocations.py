@@ -44,7 +44,6 @@ _DELETE = prepared(sa.delete(allocations).where(a.consumer_id == _KEY))
 _RENAME = prepared(sa.update(allocations).where(a.consumer_id == _KEY).values(consumer_id=sa.bindparam("to")))
 
 
-
 async def is_gone(reader: Reader, consumer_id: str) -> bool:
     """Whether it was released for good."""
     return await reader.one(_GONE, {"key": consumer_id}) is not None
@@ -57,9 +56,9 @@ async def mark_gone(tx: Transaction, consumer_id: str, now: int, before: int) ->
         await tx.run(_MARK_GONE, {"consumer_id": consumer_id, "released_at": now})
 
 
-async def insert_consumer(tx: Transaction, consumer: Consumer) -> None:
-    """Raises Duplicate."""
-    await tx.run(_INSERT_CONSUMER, msgspec.structs.asdict(consumer))
+async def insert_consumer(tx: Transaction, consumer: Consumer, *, later: bool = False) -> None:
+    """Raises Duplicate, at once or `later` (`Transaction.later`)."""
+    await (tx.later if later else tx.run)(_INSERT_CONSUMER, msgspec.structs.asdict(consumer))
 
 
 async def consumer(reader: Reader, consumer_id: str) -> Consumer | None:
@@ -95,13 +94,9 @@ async def rename_consumer(tx: Transaction, consumer_id: str, to: str) -> bool:
 
 
 async def insert(tx: Transaction, consumer_id: str, provider_id: str, resources: dict[str, int], now: int) -> None:
-    await tx.many(
-        _INSERT,
-        [
-            {"consumer_id": consumer_id, "provider_id": provider_id, "resource_class": name, "amount": amount, "updated_at": now}
-            for name, amount in resources.items()
-        ],
-    )
+    for name, amount in resources.items():
+        values = {"consumer_id": consumer_id, "provider_id": provider_id, "resource_class": name, "amount": amount, "updated_at": now}
+        await tx.later(_INSERT, values)
 
 
 async def held(reader: Reader, consumer_id: str) -> list[Held]:

@@ -73,9 +73,9 @@ async def place(tx: Transaction, provider_id: str, parent_id: str | None, root_i
     await tx.run(_PLACE, {"key": provider_id, "parent": parent_id, "root": root_id, "now": now})
 
 
-async def bump(tx: Transaction, provider_id: str) -> bool:
-    """A new generation because allocations changed. False when it does not exist."""
-    return await tx.run(_BUMP, {"key": provider_id, "one": 1}) > 0
+async def bump(tx: Transaction, provider_id: str) -> None:
+    """A new generation because allocations changed."""
+    await tx.later(_BUMP, {"key": provider_id, "one": 1})
 
 
 async def bump_if(tx: Transaction, provider_id: str, generation: int, now: int) -> bool:

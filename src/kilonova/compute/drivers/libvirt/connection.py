@@ -70,7 +70,7 @@ def ensure_qemu_user() -> None:
         if os.geteuid() != 0:
             raise DriverError(f"libvirt needs the user and group {QEMU_USER}; make them as root: {' '.join(command)}.")
         done = subprocess.run(["/usr/sbin/" + command[0], *command[1:]], capture_output=True, text=True, timeout=30)
-        if done.returncode not in (0, 9):       # 9: somebody else was quicker
+        if done.returncode not in (0, 9):  # 9: somebody else was quicker
             raise DriverError(f"The user and group {QEMU_USER} could not be made.", done.stderr.strip())
 
 
@@ -169,7 +169,7 @@ class Connection:
     """`call(function, ...)` runs function(libvirt connection, ...) in the pool."""
 
     def __init__(
-        self, *, uri: str, embed_root: Path, probe_cache_folder: Path, log_file: Path, network_namespace: str | None, threads: int,
+        self, *, uri: str, embed_root: Path, probe_cache_folder: Path, log_file: Path, network_namespace: str | None, threads: int
     ):
         self.embedded = uri == "auto"
         self.uri = f"qemu:///embed?root={embed_root}" if self.embedded else uri

@@ -45,15 +45,15 @@ log = logging.getLogger(__name__)
 _STATES = {1: PowerState.RUNNING, 2: PowerState.RUNNING, 3: PowerState.PAUSED, 4: PowerState.SHUTDOWN, 5: PowerState.SHUTDOWN,
            6: PowerState.CRASHED, 7: PowerState.SUSPENDED}  # fmt: skip
 _SUSPENDED, _STOPPED, _CRASHED = 3, 5, 8
-_STOPPED_BADLY = (2, 5)                         # crashed, failed
+_STOPPED_BADLY = (2, 5)  # crashed, failed
 _PAUSED = "The hypervisor paused the guest after an internal error."
 _PAUSE_REASONS = {2: "A disk error on the host paused the guest.", 3: "The guest's watchdog paused it."}
 _ACTIVE = 1
 _SHUTDOWN_ACPI = 1
-_PRESS_AGAIN_S = 10                             # a guest that is still booting ignores the power button
+_PRESS_AGAIN_S = 10  # a guest that is still booting ignores the power button
 _HOUSEKEEPING_S = 5
-_TOLD_S = 2                                     # an event of libvirt's takes milliseconds
-_LONGEST_STATE_PATH = 40                        # libvirt's and our socket names take up to 67 of the 107 bytes
+_TOLD_S = 2  # an event of libvirt's takes milliseconds
+_LONGEST_STATE_PATH = 40  # libvirt's and our socket names take up to 67 of the 107 bytes
 
 
 class Libvirt:
@@ -62,8 +62,8 @@ class Libvirt:
         self.state_folder = config.state_folder
         self._records: dict[str, domain.Instance | None] = {}
         self._faults: dict[str, GuestEvent] = {}
-        self._asked: set[str] = set()           # guests that a verb is ending: their stop is no news
-        self._alive: set[str] = set()           # guests whose stop has not been told yet
+        self._asked: set[str] = set()  # guests that a verb is ending: their stop is no news
+        self._alive: set[str] = set()  # guests whose stop has not been told yet
         self._stops: dict[str, asyncio.Event] = {}
         self._turns: dict[str, asyncio.Lock] = {}
         self._waiting: dict[str, int] = {}
@@ -95,7 +95,7 @@ class Libvirt:
             log_file=self.state_folder / "log" / "libvirt.log", network_namespace=c.network_namespace, threads=c.libvirt_threads,
         )  # fmt: skip
         try:
-            with self._reaper.starting():        # probing starts QEMUs, too
+            with self._reaper.starting():  # probing starts QEMUs, too
                 await self._connection.open(self._lifecycle_in_thread)
             self._machines = domain.machines(self._connection.capabilities)
             self._alive = set(await self._connection.call(_active))
@@ -178,13 +178,13 @@ class Libvirt:
 
     async def resources(self) -> HostResources:
         info, version = await self._connection.call(lambda c: (c.getInfo(), c.getVersion()))
-        ram_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20     # libvirt adds up NUMA nodes, which may tell less
+        ram_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20  # libvirt adds up NUMA nodes, which may tell less
         space = await self._blocking(os.statvfs, self.instances)
         usable = self._acceleration.kvm_usable
         try:
             virt_type = acceleration.choose(self.config.virt_type, self._acceleration)
         except DriverError:
-            virt_type = self.config.virt_type    # spawns will say why not
+            virt_type = self.config.virt_type  # spawns will say why not
         return HostResources(
             hypervisor_hostname=self.config.hypervisor_hostname or socket.gethostname(), hypervisor_type="QEMU", hypervisor_version=version,
             vcpus=info[2], ram_mb=ram_mb, disk_gb=space.f_blocks * space.f_frsize >> 30,
@@ -213,7 +213,7 @@ class Libvirt:
     async def destroy(self, server_id: str) -> None:
         domain.check_server_id(server_id)
         if server_id in self._copies:
-            self._copies[server_id].stop()       # the copy has the turn; nobody wants its result
+            self._copies[server_id].stop()  # the copy has the turn; nobody wants its result
         async with self._turn(server_id):
             await self._remove(server_id)
 
@@ -415,7 +415,7 @@ class Libvirt:
         )  # fmt: skip
         xml = domain.domain_xml(record, self._folder(server_id), self.instances / "_base", platform)
         await self._connection.call(self._create_blocking, xml, record.spec.name, timeout_s=120)
-        self._alive.add(server_id)              # before the question: a stop from here on is either seen now or told later
+        self._alive.add(server_id)  # before the question: a stop from here on is either seen now or told later
         state: int | None = await self._connection.call(_state, server_id)
         if state is None:
             self._alive.discard(server_id)
@@ -426,7 +426,7 @@ class Libvirt:
         with self._reaper.starting():
             connection.createXML(xml, 0)
             if self._connection.embedded:
-                with contextlib.suppress(OSError, ValueError):      # it is gone again: the scan reaps it
+                with contextlib.suppress(OSError, ValueError):  # it is gone again: the scan reaps it
                     self._reaper.watch(self._pid(name))
 
     def _pid(self, name: str) -> int:
@@ -577,10 +577,7 @@ def _active(connection: Any) -> dict[str, int]:
 def _press_power_button(connection: Any, server_id: str) -> bool:
     """False if there is no guest that could react."""
 
-
     def press(guest: Any) -> bool:
         return bool(guest.state()[0] == 1 and guest.shutdownFlags(_SHUTDOWN_ACPI) == 0)
 
     return _unless_gone(connection, server_id, press) is True
-
-

@@ -35,8 +35,8 @@ def _write_sparse(fd: int, data: bytes) -> None:
     os.ftruncate(fd, len(data))
     zeros = bytes(_PAGE)
     for at in range(0, len(data), _PAGE):
-        page = data[at:at + _PAGE]
-        if page != zeros[:len(page)]:
+        page = data[at : at + _PAGE]
+        if page != zeros[: len(page)]:
             os.pwrite(fd, page, at)
 
 

@@ -85,7 +85,7 @@ class BaseCache:
     def _fetched(self, name: str, done: asyncio.Task[Base]) -> None:
         self._fetching.pop(name, None)
         if not done.cancelled():
-            done.exception()                    # everybody who waited has it; nobody may be left
+            done.exception()  # everybody who waited has it; nobody may be left
 
     async def _fetch(self, name: str, image: ImageSpec, fetch: FetchImage) -> Base:
         part = self.folder / f".{name}.part"
@@ -181,7 +181,7 @@ def _accept(part: Path, path: Path, image: ImageSpec) -> Base:
             found = _inspect_head(file.read(disk_formats.HEAD_BYTES), part.stat().st_size)
     with part.open("rb+") as file:
         if image.disk_format != "qcow2" and found.format != "qcow2":
-            file.truncate(_raw_size(found))         # QEMU wants whole sectors
+            file.truncate(_raw_size(found))  # QEMU wants whole sectors
         os.fchmod(file.fileno(), 0o400)
         os.fsync(file.fileno())
     os.rename(part, path)

@@ -32,9 +32,9 @@ class Reaper:
     def __init__(self) -> None:
         self._lock = threading.Condition()
         self._starting = 0
-        self._look_until = 0.0                  # by the monotonic clock: what a start leaves behind may die a little later
+        self._look_until = 0.0  # by the monotonic clock: what a start leaves behind may die a little later
         self._ending = False
-        self._pids: dict[int, int] = {}         # pidfd -> pid
+        self._pids: dict[int, int] = {}  # pidfd -> pid
         self._poll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll.register(self._bell, select.EPOLLIN)

@@ -48,7 +48,7 @@ def begin(connection: Any, server_id: str, source: Path, target: Path) -> None:
     guest = connection.lookupByUUIDString(server_id)
     if guest.jobInfo()[0] != _NO_JOB:
         guest.abortJob()
-    target.touch(0o600)      # the embedded libvirt has no storage driver that would make it; QEMU gives it its format
+    target.touch(0o600)  # the embedded libvirt has no storage driver that would make it; QEMU gives it its format
     guest.backupBegin(_request(guest.XMLDesc(), source, target), None)
 
 
