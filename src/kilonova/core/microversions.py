@@ -8,6 +8,8 @@ import msgspec
 from kilonova.core.errors import BadRequest, NotAcceptable
 from kilonova.core.http import Request, Version
 
+REMEMBERED_BYTES = 128
+"""Longer headers are read anew each time: there are only so many short ones that are right."""
 _FORM = re.compile(r"^([1-9][0-9]{0,8})\.([1-9][0-9]{0,8}|0)\Z")
 
 
@@ -28,7 +30,10 @@ class Microversions(msgspec.Struct, frozen=True):
         """The version asked for; the minimum when none is. Raises BadRequest, VersionNotFound."""
         text = request.headers.get(b"openstack-api-version")
         legacy = request.headers.get(_key(self.legacy_header)) if self.legacy_header else None
-        return self.minimum if text is None and legacy is None else _asked(self, text, legacy)
+        if text is None and legacy is None:
+            return self.minimum
+        short = len(text or b"") + len(legacy or b"") <= REMEMBERED_BYTES
+        return (_asked if short else _asked.__wrapped__)(self, text, legacy)
 
     def headers(self, version: Version) -> dict[str, str]:
         out = {"openstack-api-version": f"{self.service} {show(version)}", "vary": "OpenStack-API-Version"}

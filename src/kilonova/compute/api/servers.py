@@ -11,7 +11,7 @@ from kilonova.compute.api import server_views as views
 from kilonova.compute.api.server_bodies import NetworkRef
 from kilonova.compute.api.server_list import host_status
 from kilonova.compute.errors import CellSilent, ServerNotFound
-from kilonova.compute.model import Flavor, NicWish, Scheduling, Server
+from kilonova.compute.model import Flavor, Keypair, NicWish, Scheduling, Server
 from kilonova.compute.ops import create as create_op
 from kilonova.compute.ops import delete as delete_op
 from kilonova.compute.service import ComputeService
@@ -23,6 +23,7 @@ from kilonova.core.http import Reply, Request
 from kilonova.image.contract import ImageInfo
 from kilonova.network.contract import NicRequest
 
+_RESERVATION = "abcdefghijklmnopqrstuvwxyz0123456789"
 _UUID = re.compile(r"^[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}$")
 
 
@@ -175,58 +176,8 @@ async def create(c: ComputeService, ctx: Context, req: Request, body: Any) -> Re
     groups = tuple(dict.fromkeys(g.name for g in s.security_groups))
     wishes = tuple(NicRequest(network_id=n.network_id, port_id=n.port_id, fixed_ip=n.fixed_ip, tag=n.tag) for n in networks)
     await c.network.validate(ctx, wishes, auto, groups, high)
-    now = c.runtime.now_us()
-    reservation = "r-" + "".join("abcdefghijklmnopqrstuvwxyz0123456789"[b % 36] for b in c.runtime.token_bytes(8))
-    made = []
-    for i in range(high):
-        shown = name if high == 1 else f"{name}-{i + 1}"
-        ident = c.runtime.uuid()
-        made.append(
-            Server(
-                id=ident,
-                number=0,
-                revision=1,
-                generation=create_op.GENERATION,
-                project_id=ctx.project_id or "",
-                user_id=ctx.user_id or "",
-                name=shown,
-                hostname=getattr(s, "hostname", None) or _hostname(shown) or f"server-{ident}",
-                description=getattr(s, "description", None),
-                created_at=now,
-                updated_at=now,
-                launched_at=None,
-                terminated_at=None,
-                deleted=False,
-                state="building",
-                task="scheduling",
-                power_state=0,
-                host=None,
-                node=None,
-                availability_zone=zone,
-                pinned_availability_zone=zone,
-                flavor=flavor,
-                image_id=image.id if image else None,
-                image_properties=checks.image_properties(image),
-                key_name=keypair.name if keypair else None,
-                public_key=keypair.public_key if keypair else None,
-                metadata=dict(s.metadata),
-                tags=tuple(sorted(set(getattr(s, "tags", ())))),
-                access_ip_v4=checks.address("accessIPv4", s.accessIPv4, 4),
-                access_ip_v6=checks.address("accessIPv6", s.accessIPv6, 6),
-                config_drive=checks.flag("config_drive", s.config_drive),
-                user_data=s.user_data,
-                security_groups=groups,
-                nics=(),
-                scheduler_hints=hints,
-                scheduling=Scheduling(),
-                reservation_id=reservation,
-                launch_index=i,
-                disk_config=checks.disk_config(s.disk_config),
-                locked_by=None,
-                locked_reason=None,
-                fault=None,
-            )
-        )
+    first = _first(c, ctx, s, name=name, zone=zone, flavor=flavor, image=image, keypair=keypair, groups=groups, hints=hints)
+    made = [first if high == 1 else _copy(c, s, first, i) for i in range(high)]
     args = create_op.CreateArgs(
         networks=networks, auto=auto, image=checks.guest_image(image), host=forced_host, hypervisor_hostname=forced_node
     )
@@ -234,7 +185,7 @@ async def create(c: ComputeService, ctx: Context, req: Request, body: Any) -> Re
         made = await _as_many_as_fit(c, ctx, made, low, limits)
     accepted = await create_op.begin(c, ctx, made, args, limits)
     if checks.flag("return_reservation_id", s.return_reservation_id):
-        return Reply({"reservation_id": reservation}, 202)
+        return Reply({"reservation_id": first.reservation_id}, 202)
     first = accepted[0]
     links = views.links(req, "servers", first.id)
     document: dict[str, Any] = {
@@ -246,6 +197,76 @@ async def create(c: ComputeService, ctx: Context, req: Request, body: Any) -> Re
     if c.settings["api"].enable_instance_password:
         document["adminPass"] = s.adminPass or c.runtime.password(c.settings["DEFAULT"].password_length)
     return Reply({"server": document}, 202, {"location": links[0]["href"]})
+
+
+def _first(
+    c: ComputeService,
+    ctx: Context,
+    s: Any,
+    *,
+    name: str,
+    zone: str | None,
+    flavor: Flavor,
+    image: ImageInfo | None,
+    keypair: Keypair | None,
+    groups: tuple[str, ...],
+    hints: dict[str, Any],
+) -> Server:
+    """The server that a body asks for; the fields that no other check has looked at are looked at here."""
+    now = c.runtime.now_us()
+    ident = c.runtime.uuid()
+    return Server(
+        id=ident,
+        number=0,
+        revision=1,
+        generation=create_op.GENERATION,
+        project_id=ctx.project_id or "",
+        user_id=ctx.user_id or "",
+        name=name,
+        hostname=getattr(s, "hostname", None) or _hostname(name) or f"server-{ident}",
+        description=getattr(s, "description", None),
+        created_at=now,
+        updated_at=now,
+        launched_at=None,
+        terminated_at=None,
+        deleted=False,
+        state="building",
+        task="scheduling",
+        power_state=0,
+        host=None,
+        node=None,
+        availability_zone=zone,
+        pinned_availability_zone=zone,
+        flavor=flavor,
+        image_id=image.id if image else None,
+        image_properties=checks.image_properties(image),
+        key_name=keypair.name if keypair else None,
+        public_key=keypair.public_key if keypair else None,
+        metadata=dict(s.metadata),
+        tags=tuple(sorted(set(getattr(s, "tags", ())))),
+        access_ip_v4=checks.address("accessIPv4", s.accessIPv4, 4),
+        access_ip_v6=checks.address("accessIPv6", s.accessIPv6, 6),
+        config_drive=checks.flag("config_drive", s.config_drive),
+        user_data=s.user_data,
+        security_groups=groups,
+        nics=(),
+        scheduler_hints=hints,
+        scheduling=Scheduling(),
+        reservation_id="r-" + "".join(_RESERVATION[byte % 36] for byte in c.runtime.token_bytes(8)),
+        launch_index=0,
+        disk_config=checks.disk_config(s.disk_config),
+        locked_by=None,
+        locked_reason=None,
+        fault=None,
+    )
+
+
+def _copy(c: ComputeService, s: Any, first: Server, index: int) -> Server:
+    """One of several that a request asks for: they are numbered from 1."""
+    name = f"{first.name}-{index + 1}"
+    ident = c.runtime.uuid()
+    hostname = getattr(s, "hostname", None) or _hostname(name) or f"server-{ident}"
+    return msgspec.structs.replace(first, id=ident, name=name, hostname=hostname, launch_index=index)
 
 
 async def _as_many_as_fit(c: ComputeService, ctx: Context, made: list[Server], least: int, limits: dict[str, int]) -> list[Server]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 log = logging.getLogger(__name__)
-_FLOCK = "hhqqi4x"                              # struct flock of <bits/fcntl.h> on 64 bits: type, whence, start, len, pid
+_FLOCK = "hhqqi4x"  # struct flock of <bits/fcntl.h> on 64 bits: type, whence, start, len, pid
 _END_S = 10.0
 
 
