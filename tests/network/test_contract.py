@@ -46,6 +46,24 @@ def test_a_server_gets_a_wired_port_and_gives_it_back(run: Run) -> None:
     run(story)
 
 
+def test_who_gives_a_time_gets_ports_that_are_wired(run: Run) -> None:
+    async def story(w: World) -> None:
+        driver = await w.host("h1")
+        net = await w.client().network()
+        ctx = w.ctx()
+        for server in ("s1", "s1", "s2"):
+            (nic,) = await w.service.allocate(ctx, allocate(server, "h1", net["id"]), 5)
+            assert nic.status == "ACTIVE"
+            assert nic.port_id in [port.id for port in driver.state.ports]
+        driver.fail_next_plugs(1000, "no such bridge")
+        with pytest.raises(WiringFailed, match="no such bridge"):
+            await w.service.allocate(ctx, allocate("s3", "h1", net["id"]), 5)
+        (nic,) = await w.service.nics(ctx, "s3")  # its caller releases it
+        assert nic.status == "DOWN"
+
+    run(story)
+
+
 def test_a_users_own_port_outlives_the_server(run: Run) -> None:
     async def story(w: World) -> None:
         await w.host("h1")

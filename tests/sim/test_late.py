@@ -101,7 +101,7 @@ async def late_in_a_create(runtime: SimRuntime, state: Path) -> None:
         await runtime.sleep(0.1)
     silent.mute = ()
     server = await until(w, compute, server_id, "ACTIVE")
-    ((_, (ctx, request), _),) = silent.asked
+    ((_, (ctx, request, *_), _),) = silent.asked
     assert isinstance(ctx, Context)
     assert isinstance(request, Allocate)
     with pytest.raises(InterfacesReleased):

@@ -98,9 +98,10 @@ class Network(Protocol):
         """Refuse what `allocate` would refuse, with the sentences and statuses of Nova's create checks."""
         ...
 
-    async def allocate(self, ctx: Context, request: Allocate) -> tuple[Nic, ...]:
-        """Make the missing ports and bind all to the host. The agent there is told; wiring is not waited for. Raises
-        InterfacesReleased when its turn has been released, or a later one has allocated."""
+    async def allocate(self, ctx: Context, request: Allocate, timeout_s: float | None = None) -> tuple[Nic, ...]:
+        """Make the missing ports and bind all to the host, whose agent is told. With `timeout_s` the answer comes when they are wired, as
+        from `wait_wired`; without, or from an older release, their status says that they are not yet. Raises InterfacesReleased when its
+        turn has been released, or a later one has allocated; WiringFailed."""
         ...
 
     async def wait_wired(self, ctx: Context, server_id: str, timeout_s: float) -> None:

@@ -538,17 +538,27 @@ class NetworkService:
     ) -> None:
         await servers.validate(self.db, ctx, networks, auto, security_groups, count, self.settings["network_quotas"].quota_port)
 
-    async def allocate(self, ctx: Context, request: Allocate) -> tuple[Nic, ...]:
-        return await self._allocate(ctx, request, more=False)
+    async def allocate(self, ctx: Context, request: Allocate, timeout_s: float | None = None) -> tuple[Nic, ...]:
+        try:
+            found = await self._allocate(ctx, request, waits=timeout_s is not None)
+        except BaseException:
+            self._wiring.pop(request.server_id, None)
+            raise
+        if timeout_s is None or all(nic.status == "ACTIVE" for nic in found):
+            return found
+        await self.wait_wired(ctx, request.server_id, timeout_s)
+        return tuple(msgspec.structs.replace(nic, status="ACTIVE") for nic in found)
 
     async def attach(self, ctx: Context, request: Allocate) -> tuple[Nic, ...]:
         return await self._allocate(ctx, request, more=True)
 
-    async def _allocate(self, ctx: Context, request: Allocate, *, more: bool) -> tuple[Nic, ...]:
+    async def _allocate(self, ctx: Context, request: Allocate, *, more: bool = False, waits: bool = False) -> tuple[Nic, ...]:
+        """waits: the caller is in this process, and about to wait for the wiring."""
+
         async def body(w: Work) -> tuple[Nic, ...]:
             found = await servers.allocate(w, request, more=more)
-            if self.exclusive and not more and any(port.status != "ACTIVE" for port in found):
-                # Before the host hears of it: whoever waits for the wiring, which is in this process, need not look first.
+            if waits and any(port.status != "ACTIVE" for port in found):
+                # Before the host hears of it: then the one who waits need not look first.
                 self._wiring.setdefault(request.server_id, asyncio.Event())
             return (await servers.nics(w.tx, found, new=True, known=w.networks)).get(request.server_id, ())
 

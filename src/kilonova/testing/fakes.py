@@ -30,7 +30,8 @@ class FakeNetwork:
             if wish.network_id is not None and wish.network_id != NETWORK:
                 raise BadRequest(f"Network {wish.network_id} could not be found.")
 
-    async def allocate(self, ctx: Context, request: Allocate) -> tuple[Nic, ...]:
+    async def allocate(self, ctx: Context, request: Allocate, timeout_s: float | None = None) -> tuple[Nic, ...]:
+        """As an older release: it does not wait."""
         self.turns[request.server_id] = request.turn
         if request.auto == "none":
             self.ports[request.server_id] = ()

@@ -25,7 +25,7 @@ from kilonova.compute.service import ComputeService, nic_of
 from kilonova.compute.store import actions, mappings, servers
 from kilonova.core.bus import NoBroker, Undelivered, Unreachable
 from kilonova.core.context import Context
-from kilonova.core.db import Lost, OutcomeUnknown, Transaction
+from kilonova.core.db import Duplicate, Lost, OutcomeUnknown, Transaction
 from kilonova.core.errors import Error, Unavailable
 from kilonova.core.operations import LostLease, Operation
 from kilonova.core.undo import Undo
@@ -135,11 +135,11 @@ async def _wanted(c: ComputeService, op: Operation) -> tuple[Server, Cell | None
     fresh = c.accepted.pop(op.id, None)
     if fresh is not None:
         return fresh, None
-    mapping = await mappings.get(c.api_db, op.resource_id)
+    mapping, request = await mappings.wanted(c.api_db, op.resource_id)
     if mapping is None or mapping.deleting:
         raise Superseded(server=op.resource_id)
     found = await c.cells.locate(op.resource_id) if mapping.cell or not _first(op) else None
-    cell, server = found if found is not None else (None, await mappings.request(c.api_db, op.resource_id))
+    cell, server = found if found is not None else (None, request)
     if server is None or server.deleted or server.generation != GENERATION:
         raise Superseded(server=op.resource_id)
     if server.state == "error" and cell is not None:  # an earlier life has failed it, and may have died before it told the api side
@@ -349,13 +349,14 @@ async def _wired(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
         turn=turn,
     )
     try:
-        nics = tuple(nic_of(n) for n in await c.network.allocate(op.ctx, request))
+        found = await c.network.allocate(op.ctx, request, c.settings["DEFAULT"].vif_plugging_timeout)
     except InterfacesReleased:  # by a later runner or the server's delete
         raise LostLease(operation=op.id) from None
     if not c.api_ops.valid(op.id):
         await _still_ours(c, op)
-    if nics:
+    if any(nic.status != "ACTIVE" for nic in found):
         await c.network.wait_wired(op.ctx, server.id, c.settings["DEFAULT"].vif_plugging_timeout)
+    nics = tuple(nic_of(nic) for nic in found)
     return msgspec.structs.replace(
         server, nics=nics, host=host.host, node=host.hypervisor_hostname, availability_zone=host.availability_zone
     )
@@ -433,6 +434,8 @@ async def _map(c: ComputeService, server_id: str, cell: Cell) -> None:
 async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, host: Host, scheduling: Scheduling, *, new: bool) -> int:
     """The server's row in the host's cell, and then the mapping that points there. Returns the row's revision."""
 
+    fresh = new and _first(op)
+
     async def row(tx: Transaction) -> int:
         now = c.runtime.now_us()
         changes: dict[str, Any] = {
@@ -442,7 +445,7 @@ async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, h
             "task": "spawning",
             "scheduling": scheduling,
         }
-        if await servers.get(tx, server.id) is None:
+        if fresh or await servers.get(tx, server.id) is None:
             await servers.insert(tx, msgspec.structs.replace(server, revision=server.revision + 1, updated_at=now, **changes))
             await actions.insert(tx, _action(op, server))
             return server.revision + 1
@@ -455,7 +458,11 @@ async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, h
         return now_is.revision if now_is is not None else -1
 
     try:
-        revision = await cell.db.transact(row)
+        try:
+            revision = await cell.db.transact(row)
+        except Duplicate:  # we were asleep: a delete, or another runner, was here
+            fresh = False
+            revision = await cell.db.transact(row)
     except Lost as error:
         if new and c.cells.only is None and not isinstance(error, OutcomeUnknown):
             raise CellAway(cell=cell.uuid) from error

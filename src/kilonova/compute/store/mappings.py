@@ -43,6 +43,11 @@ _OF_CELLS_AND_PROJECT = prepared(
 )
 _COUNT = prepared(sa.select(sa.func.count()).select_from(server_mappings).where(_m.cell.in_(sa.bindparam("cells", expanding=True))))
 _REQUEST = prepared(sa.select(_b.server).where(_b.server_id == sa.bindparam("id")))
+_WANTED = prepared(
+    sa.select(*_COLUMNS, _b.server)
+    .select_from(server_mappings.outerjoin(build_requests, _b.server_id == _m.server_id))
+    .where(_m.server_id == sa.bindparam("id"))
+)
 _REQUESTS = prepared(sa.select(_b.server).order_by(_b.server_id))
 _REQUESTS_OF = prepared(sa.select(_b.server).where(_b.project_id == sa.bindparam("project_id")).order_by(_b.server_id))
 _PLACE = prepared(sa.update(server_mappings).where(_m.server_id == sa.bindparam("key")).values(cell=sa.bindparam("to_cell")))
@@ -150,6 +155,12 @@ async def insert(tx: Transaction, server: Server) -> None:
 async def get(reader: Reader, server_id: str) -> Mapping | None:
     row = await reader.one(_GET, {"id": server_id})
     return Mapping(*row) if row else None
+
+
+async def wanted(reader: Reader, server_id: str) -> tuple[Mapping | None, Server | None]:
+    """The mapping, and the server as it was asked for while it has no cell."""
+    row = await reader.one(_WANTED, {"id": server_id})
+    return (Mapping(*row[:-1]), row[-1]) if row else (None, None)
 
 
 async def outline(reader: Reader, server_id: str) -> Outline | None:

@@ -29,6 +29,10 @@ async def pick(w: Work, subnet: Subnet) -> int | None:
     parts = ipam.pool_ranges(subnet.allocation_pools)
     version, look = subnet.ip_version, FIRST_LOOK
     hint = w.hints.get(subnet.id, 0)
+    if not hint and not w.exclusive and parts:
+        # each process begins somewhere else, and goes its own way
+        first, last = parts[0]
+        hint = first + w.runtime.random.randrange(last - first + 1)
     if w.attempt and not w.exclusive:
         # another process looks where we look: go apart
         hint = max(hint, parts[0][0] if parts else 0) + w.runtime.random.randrange(FIRST_LOOK * w.attempt)

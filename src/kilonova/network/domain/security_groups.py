@@ -42,8 +42,11 @@ async def get(w: Work, group_id: str) -> SecurityGroup:
 
 async def default(w: Work, project_id: str) -> SecurityGroup:
     """The project's default group; made if need be."""
-    found = await rows.security_groups.where(w.tx, default_of=project_id)
+    groups = rows.security_groups
+    found = await (groups.where_shared if w.tx.shares else groups.where)(w.tx, default_of=project_id)
     if found:
+        if w.tx.shares:
+            w.shared[found[0].id] = None
         return found[0]
     group = _new(w, project_id, "default", "Default security group", is_default=True)
     await rows.security_groups.insert(w.tx, group)
