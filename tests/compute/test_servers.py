@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from kilonova.compute.model import Host, Scheduling
 from kilonova.compute.ops import create
+from kilonova.compute.scheduler.snapshot import Request
 from kilonova.compute.store import servers
 from kilonova.core.context import service_context
 from kilonova.core.db import Lost
@@ -163,6 +165,40 @@ def test_an_undo_that_came_to_nothing_leaves_nothing(compute: Run) -> None:
         assert asked[1:] == [1] * (len(asked) - 1) != []
         assert await w.placement.allocations(service_context("test")) == ()
         assert w.network.ports == {}
+
+    compute(story, hosts=1)
+
+
+def test_a_runner_that_was_overtaken_after_it_asked_fails_nothing(compute: Run) -> None:
+    """It found no host, heard that the operation was still its own, and was stopped; another one built the server. As in seed 50135."""
+
+    async def story(w: ComputeWorld) -> None:
+        held, choose, asked = w.compute.api_ops.held, w.compute.hosts.choose, []
+
+        async def none(request: Request) -> tuple[Host | None, Scheduling]:
+            w.compute.hosts.choose = choose  # type: ignore[method-assign]
+            return None, Scheduling()
+
+        async def overtaken(op: Operation) -> bool:
+            asked.append(answer := await held(op))
+            if len(asked) == 1:
+                (row,) = await w.compute.api_ops.of(op.resource_id)
+                other = await w.compute.api_ops._take(row)
+                assert other is not None
+                await create.run(w.compute, other)
+            return answer
+
+        w.compute.hosts.choose = none  # type: ignore[method-assign]
+        w.compute.api_ops.held = overtaken  # type: ignore[method-assign]
+        server = await boot(client(w))
+        for _ in range(500):
+            if len(asked) > 1:
+                break
+            await asyncio.sleep(0.005)
+        assert asked[:2] == [True, False]
+        assert (await until(client(w), server["id"], "ACTIVE"))["OS-EXT-STS:vm_state"] == "active"
+        assert len(await w.placement.allocations(service_context("test"))) == 1
+        assert len(w.network.ports) == 1
 
     compute(story, hosts=1)
 

@@ -17,7 +17,7 @@ from kilonova.testing import ordeal
 
 from .test_ordeal import ROOT, told
 
-FIXED = (3, 237, 20093, 2376736324)
+FIXED = (3, 237, 20093, 50135, 2376736324)
 """Each has found something once."""
 
 

@@ -146,6 +146,8 @@ async def _wanted(c: ComputeService, op: Operation) -> tuple[Server, Cell | None
         if not mapping.cell:
             homeless = server.host is None and cell in c.cells.beside(c.cells.cell0)
             await _map(c, server.id, c.cells.cell0 if homeless else cell)
+        if server.host is None:  # or one that was asleep has, after its claim was taken over
+            await _free(c, op)
         raise Superseded(server=op.resource_id)
     return server, cell
 
@@ -451,8 +453,8 @@ async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, h
             return server.revision + 1
         if not await servers.place(tx, server.id, GENERATION, now, **changes):
             found = await servers.get(tx, server.id)
-            if found is not None and not found.deleted and found.generation == GENERATION and found.state == "active":
-                raise LostLease(operation=op.id)  # a late runner has settled it: who adopts this looks after the guest (_confirm)
+            if found is not None and not found.deleted and found.generation == GENERATION and found.state in ("active", "error"):
+                raise LostLease(operation=op.id)  # by a late runner: who adopts this sees to the guest (_confirm) or the claim (_wanted)
             raise Superseded(server=server.id)
         now_is = await servers.outline(tx, server.id)
         return now_is.revision if now_is is not None else -1
@@ -510,40 +512,50 @@ async def _settle(c: ComputeService, op: Operation, server: Server, revision: in
         if surely:
             # Whatever a late runner wrote.
             where = {"host": server.host, "node": server.node, "availability_zone": server.availability_zone}
-            if not await servers.update_at(tx, server.id, GENERATION, now, **changes, **where):
-                raise Superseded(server=server.id)
+            if not await servers.update_unchanged(tx, server.id, GENERATION, revision, now, **changes, **where):
+                return False
         elif not await servers.built(tx, server.id, GENERATION, revision, server.host or "", now, **changes):
             return False
         await actions.end(tx, op.id, now, None)
         await actions.add_event(tx, _event(c, op, server.host, None, now))
         return True
 
-    if not await cell.db.transact(body):
+    while not await cell.db.transact(body):
+        await superseded(cell, server.id, GENERATION)
+        there = await servers.outline(cell.db, server.id)
+        revision, surely = there.revision if there is not None else -1, True
         await _still_ours(c, op)
-        surely = True
-        await cell.db.transact(body)
     await notices.settled(c, op.ctx, cell.db, server.id, "create")
 
 
 async def _fail(
     c: ComputeService, op: Operation, server: Server, cell: Cell, error: Error, scheduling: Scheduling, *, gone: bool = True
 ) -> None:
-    """ERROR with the reason. gone: what the attempts held has been undone."""
-    await _still_ours(c, op)
+    """ERROR with the reason. gone: what the attempts held has been undone. The row is read before the question whether the operation is
+    still ours, and written only as it was read: who falls asleep after the answer writes over nothing of a later runner."""
 
-    async def body(tx: Transaction) -> None:
+    async def body(tx: Transaction) -> bool:
         now = c.runtime.now_us()
         changes: dict[str, Any] = {"state": "error", "task": None, "fault": fault_of(c, error), "scheduling": scheduling}
         if gone:
             changes |= {"host": None, "node": None, "nics": ()}
-        if await servers.get(tx, server.id) is None:
+        if before is not None:
+            if not await servers.update_unchanged(tx, server.id, GENERATION, before.revision, now, **changes):
+                return False
+        elif await servers.outline(tx, server.id) is None:
             await servers.insert(tx, msgspec.structs.replace(server, revision=server.revision + 1, updated_at=now, **changes))
             await actions.insert(tx, _action(op, server))
-        elif not await servers.update_at(tx, server.id, GENERATION, now, **changes):
-            raise Superseded(server=server.id)
+        else:
+            return False
         await actions.end(tx, op.id, now, "Error")
         await actions.add_event(tx, _event(c, op, None, error, now))
+        return True
 
-    await cell.db.transact(body)
+    while True:
+        before = await servers.outline(cell.db, server.id)
+        await _still_ours(c, op)
+        if await cell.db.transact(body):
+            break
+        await superseded(cell, server.id, GENERATION)
     await notices.settled(c, op.ctx, cell.db, server.id, "create", error)
     await _map(c, server.id, cell)

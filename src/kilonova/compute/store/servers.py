@@ -25,6 +25,7 @@ _updates: dict[tuple[tuple[str, ...], str, bool], Prepared] = {}
 
 IF_ALIVE = "alive"
 IF_GENERATION = "generation"
+IF_UNCHANGED = "unchanged"
 IF_BUILDING = "building"
 IF_BUILDING_HERE = "building here"
 IF_ALLOWED = "allowed"
@@ -77,12 +78,14 @@ def _update(columns: tuple[str, ...], condition: str, *, new_verb: bool = False)
     found = _updates.get(key)
     if found is None:
         where: list[Any] = [t.c.id == sa.bindparam("key"), t.c.deleted == sa.false()]
-        if condition in (IF_GENERATION, IF_BUILDING, IF_BUILDING_HERE):
+        if condition in (IF_GENERATION, IF_UNCHANGED, IF_BUILDING, IF_BUILDING_HERE):
             where.append(t.c.generation == sa.bindparam("at_generation"))
         if condition in (IF_BUILDING, IF_BUILDING_HERE):
             where.append(t.c.state == sa.bindparam("building"))
+        if condition in (IF_UNCHANGED, IF_BUILDING_HERE):
+            where.append(t.c.revision == sa.bindparam("at_revision"))
         if condition == IF_BUILDING_HERE:
-            where += [t.c.host == sa.bindparam("here"), t.c.revision == sa.bindparam("at_revision")]
+            where.append(t.c.host == sa.bindparam("here"))
         if condition == IF_ALLOWED:
             where += [
                 t.c.state.in_(sa.bindparam("states", expanding=True)),
@@ -107,6 +110,13 @@ async def update_at(tx: Transaction, server_id: str, generation: int, now: int, 
     changes["updated_at"] = now
     values = {"key": server_id, "at_generation": generation, **{"to_" + k: v for k, v in changes.items()}}
     return await tx.run(_update(tuple(changes), IF_GENERATION), values)
+
+
+async def update_unchanged(tx: Transaction, server_id: str, generation: int, revision: int, now: int, **changes: Any) -> int:
+    """The same, only while nobody has written it since it was read."""
+    changes["updated_at"] = now
+    values = {"key": server_id, "at_generation": generation, "at_revision": revision, **{"to_" + k: v for k, v in changes.items()}}
+    return await tx.run(_update(tuple(changes), IF_UNCHANGED), values)
 
 
 async def place(tx: Transaction, server_id: str, generation: int, now: int, **changes: Any) -> int:
