@@ -61,7 +61,7 @@ def single(seed: int, minutes: float, log: Path | None, *, several: bool | None)
 
 
 def many(seeds: range, minutes: float, jobs: int, *, write: bool, several: bool | None) -> int:
-    began = time.monotonic()
+    began, at = time.monotonic(), commit()
     children: dict[int, tuple[int, int, float]] = {}
     waiting = list(seeds)[::-1]
     failed: dict[int, list[str]] = {}
@@ -93,7 +93,7 @@ def many(seeds: range, minutes: float, jobs: int, *, write: bool, several: bool 
                 failed[seed] = found["failures"]
                 print(f"seed {seed} failed: {found['failures'][0][:400]}", flush=True)
                 again = f"tools/sim.py --seed {seed} --minutes {minutes:g}{_shape(several)} --log /tmp/sim.log"
-                print(f"  again: .venv/bin/python {again}   (commit {commit()})")
+                print(f"  again: .venv/bin/python {again}   (commit {at})")
             if done % 50 == 0:
                 print(
                     f"{done} seeds, {len(failed)} failed, {simulated_s / 3600:.1f} h simulated, {cpu_s / done:.1f} s of CPU each",
@@ -105,7 +105,7 @@ def many(seeds: range, minutes: float, jobs: int, *, write: bool, several: bool 
         f"{len(failed)} failed{': ' + ' '.join(map(str, sorted(failed))) if failed else ''}"
     )
     if write and done:
-        _ledger(seeds[:done], of_several, minutes, simulated_s, requests, faults, sorted(failed))
+        _ledger(at, seeds[:done], of_several, minutes, simulated_s, requests, faults, sorted(failed))
     return 1 if failed else 0
 
 
@@ -157,14 +157,16 @@ def commit() -> str:
     return f"{found or 'unknown'}{' with changes' if changed else ''}"
 
 
-def _ledger(seeds: range, of_several: int, minutes: float, simulated_s: float, requests: int, faults: int, failed: list[int]) -> None:
-    """Seeds are begun in their order, and those that were begun are ended."""
+def _ledger(
+    at: str, seeds: range, of_several: int, minutes: float, simulated_s: float, requests: int, faults: int, failed: list[int]
+) -> None:
+    """at: the commit when the run began. Seeds are begun in their order, and those that were begun are ended."""
     date = time.strftime("%Y-%m-%d", time.gmtime())
     which = f"{seeds.start}–{seeds.stop - 1}"
     bad = " ".join(map(str, failed)) or "none"
     with LEDGER.open("a") as file:
         file.write(
-            f"| {date} | {commit()} | {which} | {len(seeds)} | {of_several} | {minutes:g} "
+            f"| {date} | {at} | {which} | {len(seeds)} | {of_several} | {minutes:g} "
             f"| {simulated_s / 3600:.1f} | {requests} | {faults} | {bad} |\n"
         )
 
