@@ -34,6 +34,8 @@ class Probe:
         self.disasters = Disasters(stand, random.Random(seed + 1), self.tell)
         self.truth = Truth(stand)
         self.broken: list[str] = []
+        self.rest_s = REST_S
+        """Within so long after the last request all must have come to rest."""
         self.stopped = False
 
     def tell(self, what: str) -> None:
@@ -92,7 +94,7 @@ class Probe:
     async def _rest(self) -> bool:
         began = time.monotonic()
         left: list[str] = []
-        while time.monotonic() < began + REST_S:
+        while time.monotonic() < began + self.rest_s:
             try:
                 left = await self.truth.at_rest(self.load.told)
             except Exception as error:  # a connection of the time before the last fail-over

@@ -19,7 +19,7 @@ def story() -> tuple[list[str], int, int]:
         probe = Probe(stand, SEED, rate=6)
         d = probe.disasters = Disasters(stand, probe.disasters.chance, probe.tell, pause_s=(0.5, 1.5))
         d.kinds = [(2, lambda: d.kill("api")), (3, lambda: d.kill("node-")), (2, d.full_disk), (2, d.unplug_node), (1, d.jump)]
-        d.longest_s = 3.0
+        d.longest_s, probe.rest_s = 3.0, 90.0
         asyncio.run(probe.run(0.15, calm_s=1.0))
         return probe.broken, sum(asked.accepted for asked in probe.load.told.servers.values()), sum(d.counts.values())
 
