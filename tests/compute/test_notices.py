@@ -1,5 +1,6 @@
 """Versioned notifications: which are sent, when, and what they look like on the wire."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -46,10 +47,18 @@ def listen(w: ComputeWorld) -> Queue:
     return queue
 
 
+async def told(queue: Queue, event: str) -> None:
+    """A server is as its verb leaves it a moment before that is told."""
+    async with asyncio.timeout(5):
+        while event not in queue.types()[-1:]:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
 def test_verbs_are_told(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
         queue, c = listen(w), client(w)
         server = await boot(c, metadata={"a": "b"}, tags=["t"])
+        await told(queue, "instance.create.end")
         assert queue.types() == ["instance.create.start", "instance.create.end"]
         path = f"/v2.1/servers/{server['id']}/action"
         queue.take()
@@ -58,6 +67,7 @@ def test_verbs_are_told(compute: Run) -> None:
             await until(c, server["id"], status)
         assert (await c.post(path, {"rebuild": {"imageRef": IMAGE}})).status == 202
         await until(c, server["id"], "ACTIVE")
+        await told(queue, "instance.rebuild.end")
         events = ("power_off", "power_on", "reboot", "rebuild")
         assert queue.take() == [f"instance.{event}.{phase}" for event in events for phase in ("start", "end")]
         await c.delete(f"/v2.1/servers/{server['id']}")
@@ -75,6 +85,7 @@ def test_a_create_looks_as_nova_tells_it(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
         queue, c = listen(w), client(w)
         server = await boot(c, metadata={"a": "b"})
+        await told(queue, "instance.create.end")
         exchange, name, message = queue.sent[-1]
         assert (exchange, name) == ("nova", "versioned_notifications.info")
         assert (message["event_type"], message["priority"]) == ("instance.create.end", "INFO")
@@ -104,6 +115,7 @@ def test_failures_are_told_without_traces(compute: Run) -> None:
         made = await c.post("/v2.1/servers", {"server": {"name": "s", "imageRef": IMAGE, "flavorRef": "1", "networks": "none"}})
         assert made.status == 202, made
         await until(c, made.json["server"]["id"], "ERROR")
+        await told(queue, "instance.create.error")
         _, name, message = queue.sent[-1]
         assert (name, message["event_type"], message["priority"]) == ("versioned_notifications.error", "instance.create.error", "ERROR")
         fault = message["payload"]["nova_object.data"]["fault"]

@@ -1,5 +1,6 @@
 """Increments and a rebuild from the rows agree, on the service's side and on the hosts."""
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import Any
@@ -320,6 +321,9 @@ def test_a_host_that_missed_too_much_is_synchronised(run: Run, monkeypatch: pyte
         del w.service.dispatcher._sending["h1"]
         w.service.topology.has_news = True
         w.service.dispatcher.kick()
+        async with asyncio.timeout(5):
+            while w.agents["h1"].syncs == syncs:  # noqa: ASYNC110 - it has been asked to, and has not begun
+                await asyncio.sleep(0.005)
         await w.settle()
         assert w.agents["h1"].syncs == syncs + 1
         assert len(one.state.remote_ports) == 8
