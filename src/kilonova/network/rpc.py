@@ -383,9 +383,11 @@ class TopologyChanged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class ServersWired(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Among processes of the network service: ports of these servers were wired, or could not be. A hint."""
+    """Among processes of the network service: ports of these servers were wired, or could not be. A hint, but for `port_ids`: those were
+    wired where they are bound, and their rows say so."""
 
     server_ids: tuple[str, ...]
+    port_ids: tuple[str, ...] = ()
 
 
 FACTS = "network.facts"

@@ -1,7 +1,7 @@
 """The network service: its collaborators, its lifetime, what agents tell it, and the contract that other services use."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -54,6 +54,18 @@ PUBLIC_CIDR = "203.0.113.0/24"
 PUBLIC_GATEWAY = "203.0.113.1"
 
 
+class _Wiring:
+    """Somebody waits for a server's ports."""
+
+    __slots__ = ("missing", "told")
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        """Something has happened to them."""
+        self.missing: set[str] | None = None
+        """Those that are not known to be wired; None: only their rows tell. For asking only: it has no order."""
+
+
 class NetworkService:
     """Implements contract.Network.
 
@@ -77,7 +89,7 @@ class NetworkService:
         self.dispatcher = Dispatcher(
             topology=self.topology, bus=bus, tasks=self.tasks, runtime=runtime, log=log, window_s=settings["network_agent"].batch_window
         )
-        self._wiring: dict[str, asyncio.Event] = {}
+        self._wiring: dict[str, _Wiring] = {}
         self.beat_window_s = BEAT_WINDOW_S
         self._beats: dict[str, int] = {}
         self._beating = False
@@ -262,13 +274,15 @@ class NetworkService:
             await self.db.transact(lambda tx: fences.prune(tx, before))
 
     async def _wired_elsewhere(self, told: rpc.ServersWired) -> None:
-        self._wake(told.server_ids)
+        self._wake(told.server_ids, told.port_ids)
 
-    def _wake(self, server_ids: Iterable[str]) -> None:
+    def _wake(self, server_ids: Iterable[str], wired: Sequence[str]) -> None:
         for server_id in server_ids:
-            event = self._wiring.get(server_id)
-            if event is not None:
-                event.set()
+            waiting = self._wiring.get(server_id)
+            if waiting is not None:
+                if waiting.missing is not None:
+                    waiting.missing.difference_update(wired)
+                waiting.told.set()
 
     async def bootstrap(self, *, project_id: str) -> None:
         """The shared external network `public`, of the admin's project, if there is no external network yet."""
@@ -512,24 +526,27 @@ class NetworkService:
         fresh = [network_id for network_id, port_id in dhcp_ports.items() if self._dhcp_ready.get(network_id) != port_id]
         now = self.runtime.now_us()
 
-        async def body(tx: Transaction) -> None:
-            for port_id in wired:
-                await statuses.port_wired(tx, port_id, told.host, now)
+        async def body(tx: Transaction) -> list[str]:
+            bound = [port_id for port_id in wired if await statuses.port_wired(tx, port_id, told.host, now)]
             for port_id, reason in failed.items():
                 await statuses.port_failed(tx, port_id, told.host, reason, now)
             for network_id in fresh:
                 await statuses.dhcp_ready(tx, network_id, now)
             for router_id in routers_ready:
                 await statuses.router_ready(tx, router_id, now)
+            return bound
 
-        if wired or failed or fresh or routers_ready:
-            await self.db.transact(body)
+        bound: list[str] = []
+        if len(wired) == 1 and not (failed or fresh or routers_ready):
+            bound = [port_id for port_id in wired if await statuses.port_wired(self.db, port_id, told.host, now)]
+        elif wired or failed or fresh or routers_ready:
+            bound = await self.db.transact(body)
         self._dhcp_ready.update({n: dhcp_ports[n] for n in fresh if n in self.topology.networks})
         ports = [self.topology.ports.get(port_id) for port_id in (*wired, *failed)]
         server_ids = dict.fromkeys(port.device_id for port in ports if port is not None)
-        self._wake(server_ids)
+        self._wake(server_ids, bound)
         if not self.exclusive and server_ids:
-            self.bus.publish(rpc.WIRED, rpc.ServersWired(server_ids=tuple(server_ids)))
+            self.bus.publish(rpc.WIRED, rpc.ServersWired(server_ids=tuple(server_ids), port_ids=tuple(bound)))
 
     # ---- the contract
 
@@ -559,21 +576,22 @@ class NetworkService:
             found = await servers.allocate(w, request, more=more)
             if waits and any(port.status != "ACTIVE" for port in found):
                 # Before the host hears of it: then the one who waits need not look first.
-                self._wiring.setdefault(request.server_id, asyncio.Event())
+                waiting = self._wiring.setdefault(request.server_id, _Wiring())
+                waiting.missing = {port.id for port in found if port.status != "ACTIVE" and port.admin_state_up}
             return (await servers.nics(w.tx, found, new=True, known=w.networks)).get(request.server_id, ())
 
         return await self.write(_as_user(ctx), body, notify=False)
 
     async def wait_wired(self, ctx: Context, server_id: str, timeout_s: float) -> None:
         until = self.runtime.monotonic() + timeout_s
-        event = self._wiring.get(server_id)
-        if event is None:
-            event = self._wiring[server_id] = asyncio.Event()
+        waiting = self._wiring.get(server_id)
+        if waiting is None:
+            waiting = self._wiring[server_id] = _Wiring()
         else:
-            await self._until_told(event, min(timeout_s, POLL_S))
+            await self._until_told(waiting.told, min(timeout_s, POLL_S))
         try:
-            while True:
-                event.clear()
+            while waiting.missing is None or waiting.missing:
+                waiting.told.clear()
                 found = await servers.of(self.db, server_id)
                 failed = [port for port in found if port.wiring_error]
                 if failed:
@@ -585,13 +603,11 @@ class NetworkService:
                     raise WiringFailed(server=server_id, reason=f"port {homeless.id}: {NO_HOST}")
                 left = until - self.runtime.monotonic()
                 if left <= 0:
-                    waiting = next(port for port in found if port.status != "ACTIVE")
-                    raise WiringFailed(
-                        server=server_id, reason=f"host {waiting.host} did not report port {waiting.id} within {timeout_s:g} s"
-                    )
-                await self._until_told(event, min(left, POLL_S))
+                    late = next(port for port in found if port.status != "ACTIVE")
+                    raise WiringFailed(server=server_id, reason=f"host {late.host} did not report port {late.id} within {timeout_s:g} s")
+                await self._until_told(waiting.told, min(left, POLL_S))
         finally:
-            if self._wiring.get(server_id) is event:
+            if self._wiring.get(server_id) is waiting:
                 del self._wiring[server_id]
 
     async def _until_told(self, event: asyncio.Event, seconds: float) -> None:

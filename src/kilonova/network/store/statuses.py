@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from kilonova.core.db import Reader, Transaction
+from kilonova.core.db import Database, Reader, Transaction
 from kilonova.core.db.statements import prepared
 from kilonova.network.model import DHCP, ROUTER_GATEWAY, ROUTER_INTERFACE
 from kilonova.network.store.tables import floating_ips, hosts, ports, routers
@@ -51,8 +51,9 @@ def _values(at: int, **more: object) -> dict[str, object]:
     return {"active": "ACTIVE", "no_error": "", "one": 1, "at": at, **more}
 
 
-async def port_wired(tx: Transaction, port_id: str, host: str, at: int) -> None:
-    await tx.later(_WIRED, _values(at, port=port_id, on_host=host))
+async def port_wired(tx: Transaction | Database, port_id: str, host: str, at: int) -> int:
+    """1: it is bound to this host, and was not known to be wired."""
+    return await tx.run(_WIRED, _values(at, port=port_id, on_host=host))
 
 
 async def port_failed(tx: Transaction, port_id: str, host: str, reason: str, at: int) -> None:
