@@ -84,6 +84,9 @@ class ProcessDatabase:
     async def transact(self, body: Any) -> Any:
         return await self._through(lambda: self._db.transact(body))
 
+    async def run(self, statement: Any, parameters: Any = None) -> Any:
+        return await self._through(lambda: self._db.run(statement, parameters or {}))
+
     async def create(self, metadata: Any) -> None:
         await self._db.create(metadata)
 
