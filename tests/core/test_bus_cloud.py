@@ -26,7 +26,7 @@ pytestmark = needs_rabbitmq
 def cloud(rabbit: Rabbit, tmp_path: Path, story: Callable[[ComputeWorld, list[RabbitBus]], Awaitable[None]], hosts: int = 2) -> None:
     async def main() -> None:
         runtime = Runtime()
-        brokers, vhost = parse_url(rabbit.url)
+        brokers, vhost = parse_url(rabbit.own_url)
         options = RabbitOptions(brokers=brokers, vhost=vhost, retry_s=0.2, retry_max_s=0.5)
         world = ComputeWorld(runtime, Sink(now_us=runtime.now_us), str(tmp_path / "db"), hosts=hosts)
         buses = [RabbitBus(options, runtime, world.log.child("bus"), name=name) for name in ("control", "agents")]
@@ -54,7 +54,7 @@ def cloud(rabbit: Rabbit, tmp_path: Path, story: Callable[[ComputeWorld, list[Ra
 async def introduced(world: ComputeWorld, hosts: int) -> None:
     """Wait until each host has been told: an agent whose report comes before control's queue stands says it again after a while."""
     admin = world.client("admin:p1")
-    while len((await admin.get("/v2.1/os-hypervisors")).json["hypervisors"]) < hosts:
+    while len((await admin.get("/v2.1/os-hypervisors")).json["hypervisors"]) < hosts:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 
@@ -112,7 +112,7 @@ def test_network_agents_have_the_truth_after_connections_were_cut(rabbit: Rabbit
 
     async def main() -> None:
         w = World(tmp_path)
-        brokers, vhost = parse_url(rabbit.url)
+        brokers, vhost = parse_url(rabbit.own_url)
         options = RabbitOptions(brokers=brokers, vhost=vhost, retry_s=0.05, retry_max_s=0.1)
         control, nodes = (RabbitBus(options, w.runtime, w.log, name=name) for name in ("control", "nodes"))
         w.service.bus = w.service.dispatcher.bus = control

@@ -156,7 +156,7 @@ class RealCloud(Cloud):
     def __init__(self, rabbit: Rabbit, open_it: Open, log: Log) -> None:
         super().__init__(Runtime(), open_it(), log)
         self.open_it = open_it
-        brokers, vhost = parse_url(rabbit.url)
+        brokers, vhost = parse_url(rabbit.own_url)
         self.options = RabbitOptions(brokers=brokers, vhost=vhost, retry_s=0.2, retry_max_s=0.5)
         self.agents_link = RabbitBus(self.options, self.runtime, log.child("agents"), name="agents")
         self.suffix = self.runtime.uuid_hex()[:6]

@@ -31,6 +31,7 @@ from cryptography.x509.oid import NameOID
 
 SBIN = next(iter(sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin"))), None)
 USER, PASSWORD = "kilonova", "rabbit-secret"
+WORKERS = 8
 AGENT, AGENT_PASSWORD = "agent-1", "agent-secret"
 READY_S = 60.0
 
@@ -72,6 +73,12 @@ class Rabbit:
     @property
     def url(self) -> str:
         return f"rabbit://{USER}:{PASSWORD}@{self.address}:{self.port}/"
+
+    @property
+    def own_url(self) -> str:
+        """In a virtual host that no other worker of the run uses: for tests of whole services, whose addresses have the same names."""
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+        return f"{self.url}worker{worker % WORKERS}"
 
     @property
     def ca_file(self) -> str:
@@ -264,11 +271,12 @@ def _definitions() -> dict[str, Any]:
         return {"name": name, "password_hash": hashed, "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": []}
 
     own = r"kilonova\.(compute|network)\.host-1|amq\.gen.*"
+    hosts = ["/", *(f"worker{number}" for number in range(WORKERS))]
     return {
         "users": [user(USER, PASSWORD), user(AGENT, AGENT_PASSWORD)],
-        "vhosts": [{"name": "/"}],
+        "vhosts": [{"name": name} for name in hosts],
         "permissions": [
-            {"user": USER, "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"},
+            *({"user": USER, "vhost": name, "configure": ".*", "write": ".*", "read": ".*"} for name in hosts),
             {"user": AGENT, "vhost": "/", "configure": f"^({own})$", "write": f"^({own}|amq\\.default)$", "read": f"^({own})$"},
         ],
     }
