@@ -116,8 +116,9 @@ class Watch:
                 if self.left_behind.get(server_id) == host:
                     continue
                 for nic in guest.spec.nics:
-                    if taps.setdefault(nic.mac, server_id) != server_id:
-                        yield f"servers {taps[nic.mac]} and {server_id} both have the MAC {nic.mac}"
+                    # By its port: two networks may have one MAC, and chance has given it (seed 80229).
+                    if taps.setdefault(nic.port_id, server_id) != server_id:
+                        yield f"servers {taps[nic.port_id]} and {server_id} both have the port {nic.port_id}"
 
     async def _owned(self, cloud: Cloud, now: float) -> list[str]:
         """Every transitional state is owned by an operation and does not last."""
