@@ -224,12 +224,18 @@ class Server:
         return compiled.converted(rows[0]) if compiled.results else tuple(rows[0])
 
     async def _read(self, sql: str, arguments: Sequence[Any], compiled: Compiled) -> Sequence[Any]:
+        return await self._alone(lambda wire: wire.all(sql, arguments), compiled, writes=False)
+
+    async def _alone(self, ask: Callable[[Wire], Awaitable[T]], compiled: Compiled, *, writes: bool) -> T:
+        """One statement outside a transaction, again and again while that does no harm: not when it writes and may have been done."""
         attempt = 0
         while True:
             link = await self._link()
             try:
-                rows = await link.wire.all(sql, arguments)
+                answer = await ask(link.wire)
             except Exception as error:
+                if writes and self.driver.trouble(error) is Trouble.GONE and not self.driver.unsent(error):
+                    raise self._unknown(link, error) from error
                 if not self._settled(link, error):
                     raise meaning(self.driver, error, compiled) from None
                 attempt += 1
@@ -239,7 +245,7 @@ class Server:
                 raise
             else:
                 self.pool.give(link)
-                return rows
+                return answer
 
     async def _link(self) -> Link:
         """A connection; on the way the clock is measured when that was long ago."""
@@ -300,27 +306,10 @@ class Server:
     async def run(self, statement: Any, parameters: Parameters = NONE) -> int:
         compiled = self._compile(statement)
         sql, arguments = compiled.arguments(parameters)
-        attempt = 0
-        while True:
-            link = await self._link()
-            self.runtime.point("commit")
-            try:
-                matched = await link.wire.run(sql, arguments)
-            except Exception as error:
-                trouble = self.driver.trouble(error)
-                if trouble is Trouble.GONE and not self.driver.unsent(error):
-                    raise self._unknown(link, error) from error
-                if not self._settled(link, error):
-                    raise meaning(self.driver, error, compiled) from None
-                attempt += 1
-                await self._pause(attempt, error)
-            except BaseException:
-                self.pool.drop(link)
-                raise
-            else:
-                self.pool.give(link)
-                self.runtime.point("committed")
-                return matched
+        self.runtime.point("commit")
+        matched = await self._alone(lambda wire: wire.run(sql, arguments), compiled, writes=True)
+        self.runtime.point("committed")
+        return matched
 
     def _unknown(self, link: Link, error: Exception) -> OutcomeUnknown:
         self.pool.drop(link, broken=True)
@@ -367,17 +356,15 @@ class Server:
         self.runtime.point("commit")
         try:
             said = await tx.commit()
-        except (Duplicate, Unfit):
-            self.pool.give(link)
-            raise
         except Exception as error:
             trouble = self.driver.trouble(error)
             if trouble is Trouble.AGAIN:
                 await self._roll_back(link, tx)
                 raise _Undone(error) from None
-            if not tx.begun and trouble is Trouble.ELSEWHERE:
-                self._settled(link, error)
-                raise _Undone(error) from None
+            if not tx.begun and trouble is not Trouble.GONE:  # one statement, and the server says that it was not done
+                if self._settled(link, error):
+                    raise _Undone(error) from None
+                raise
             if not tx.wrote or self.driver.unsent(error):
                 self.pool.drop(link, broken=True)
                 raise _Undone(error) from None
