@@ -120,6 +120,14 @@ def test_no_host_says_why_for_each_filter(compute: Run) -> None:
     compute(story, settings={("quota", "ram"): -1})
 
 
+def test_wiring_is_not_waited_for_when_no_time_is_given(compute: Run) -> None:
+    async def story(w: ComputeWorld) -> None:
+        w.network.fail_wiring = 99
+        await boot(client(w))
+
+    compute(story, settings={("DEFAULT", "vif_plugging_timeout"): 0})
+
+
 def test_a_failing_host_is_left_for_another_and_nothing_leaks(compute: Run) -> None:
     async def story(w: ComputeWorld) -> None:
         for driver in list(w.drivers.values())[:1]:

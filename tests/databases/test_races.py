@@ -12,6 +12,7 @@ from kilonova.compute.store import cell_tables, mappings, servers
 from kilonova.compute.store.migrations.api import HISTORY as COMPUTE_API
 from kilonova.core.context import service_context
 from kilonova.core.db import Database, Duplicate, Transaction
+from kilonova.core.errors import Error
 from kilonova.core.log import Log, Sink
 from kilonova.core.operations import Operations, operations_table
 from kilonova.core.runtime import Runtime
@@ -23,6 +24,7 @@ from kilonova.testing.databases import VARIABLE
 from kilonova.testing.fakes import IMAGE
 from tests.databases.conftest import Open
 from tests.network.conftest import World as Network
+from tests.network.conftest import allocate
 from tests.placement.conftest import World as Placement
 
 AT_ONCE = 16
@@ -124,6 +126,27 @@ def test_a_network_that_goes_leaves_no_port_behind(here: Path) -> None:
     in_network(here, story)
 
 
+def test_a_network_that_goes_leaves_no_servers_port_behind(here: Path) -> None:
+    """The same for ports that a boot makes, which reads what it refers to and holds it in one."""
+
+    async def story(w: Network) -> None:
+        client, ctx = w.client(), w.ctx()
+        for round_ in range(6):
+            net = await client.network("10.0.0.0/24")
+            boots = [w.service.allocate(ctx, allocate(f"s{round_}-{n}", "h1", net["id"])) for n in range(6)]
+            deleted, *made = await asyncio.gather(client.client.delete(f"/v2.0/networks/{net['id']}"), *boots, return_exceptions=True)
+            assert not isinstance(deleted, BaseException)
+            assert all(isinstance(one, (tuple, Error)) for one in made), made
+            left = [p for p in await client.list("ports", f"?network_id={net['id']}") if not p["device_owner"].startswith("network:")]
+            gone = (await client.client.get(f"/v2.0/networks/{net['id']}")).status == 404
+            assert not (gone and left), made
+            for n in range(6):
+                await w.service.release(ctx, f"s{round_}-{n}")
+        assert await w.db.all(sa.text("SELECT subnet_id FROM ip_allocations WHERE subnet_id NOT IN (SELECT id FROM subnets)")) == []
+
+    in_network(here, story)
+
+
 def test_a_floating_ip_goes_to_one_port(here: Path) -> None:
     async def story(w: Network) -> None:
         admin, client = w.client("admin:p1"), w.client()
@@ -192,6 +215,20 @@ def test_project_quota_is_exact(open_it: Open) -> None:
         taken = await asyncio.gather(*(db.transact(take) for _ in range(AT_ONCE)))
         assert sum(taken) == 7
         assert await mappings.usage(db, "p1") == {"instances": 7, "cores": 7, "ram_mb": 7 * 512}
+
+    on(open_it, COMPUTE_API.metadata, story)
+
+
+def test_numbers_in_hand_are_given_once(open_it: Open) -> None:
+    """Two processes take them in blocks."""
+
+    async def story(db: Database) -> None:
+        hands = [mappings.Numbers(db, "server") for _ in range(2)]
+        wanted = [1 + i % 3 for i in range(100)] + [mappings.Numbers.BLOCK + 5]
+        firsts = await asyncio.gather(*(hands[i % 2].take(count) for i, count in enumerate(wanted)))
+        given = [first + n for first, count in zip(firsts, wanted, strict=True) for n in range(count)]
+        assert len(set(given)) == len(given) == sum(wanted)
+        assert min(given) == 1
 
     on(open_it, COMPUTE_API.metadata, story)
 

@@ -15,7 +15,7 @@ OPTIONS: Options = {
         cfg.IntOpt("reserved_host_memory_mb", default=512, min=0, help="Memory kept for the host, MiB."),
         cfg.IntOpt("service_down_time", default=60, min=1, help="Seconds without a heartbeat after which a service is down."),
         cfg.IntOpt("report_interval", default=10, min=1, help="Seconds between two heartbeats."),
-        cfg.IntOpt("vif_plugging_timeout", default=60, min=0, help="Seconds to wait for the network to be wired before a boot fails."),
+        cfg.IntOpt("vif_plugging_timeout", default=60, min=0, help="Seconds until a boot fails whose network is not wired. 0: no wait."),
         cfg.IntOpt("max_concurrent_builds", default=16, min=1, help="Guests that a host starts at one time."),
         cfg.StrOpt("default_availability_zone", default="nova", help="Zone of hosts that are in none."),
         cfg.StrOpt("internal_service_availability_zone", default="internal", help="Zone shown for services without hypervisor."),

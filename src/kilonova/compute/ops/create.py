@@ -350,14 +350,15 @@ async def _wired(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
         first=first,
         turn=turn,
     )
+    wait_s = c.settings["DEFAULT"].vif_plugging_timeout or None
     try:
-        found = await c.network.allocate(op.ctx, request, c.settings["DEFAULT"].vif_plugging_timeout)
+        found = await c.network.allocate(op.ctx, request, wait_s)
     except InterfacesReleased:  # by a later runner or the server's delete
         raise LostLease(operation=op.id) from None
     if not c.api_ops.valid(op.id):
         await _still_ours(c, op)
-    if any(nic.status != "ACTIVE" for nic in found):
-        await c.network.wait_wired(op.ctx, server.id, c.settings["DEFAULT"].vif_plugging_timeout)
+    if wait_s is not None and any(nic.status != "ACTIVE" for nic in found):  # an older release does not wait in `allocate`
+        await c.network.wait_wired(op.ctx, server.id, wait_s)
     nics = tuple(nic_of(nic) for nic in found)
     return msgspec.structs.replace(
         server, nics=nics, host=host.host, node=host.hypervisor_hostname, availability_zone=host.availability_zone
