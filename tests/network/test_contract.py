@@ -379,10 +379,16 @@ def test_of_an_allocate_and_a_release_at_one_moment_no_port_is_left(run: Run) ->
         await w.host("h1")
         ctx, net = w.ctx(), (await w.client().network())["id"]
         outcomes = set()
-        for number in range(20):
+
+        async def release(server_id: str, after_s: float) -> None:
+            if after_s:
+                await asyncio.sleep(after_s)
+            await w.service.release(ctx, server_id, up_to=LAST_TURN)
+
+        for number in range(70):
             server_id = f"s{number}"
             request = allocate(server_id, "h1", net, turn=1, first=number % 4 < 2)
-            both = [w.service.allocate(ctx, request), w.service.release(ctx, server_id, up_to=LAST_TURN)]
+            both = [w.service.allocate(ctx, request), release(server_id, after_s=number % 7 * 0.001)]
             made, released = await asyncio.gather(*(both if number % 2 else both[::-1]), return_exceptions=True)
             for end in (made, released):
                 assert not isinstance(end, BaseException) or isinstance(end, InterfacesReleased), end

@@ -38,20 +38,22 @@ async def take(tx: Transaction, server_id: str, turn: int, *, new: bool = False)
     """The server's interfaces are this turn's from now on; False when they were released up to it, or are a later one's. new: there is
     hardly a row yet. Raises Duplicate: somebody else writes the first row at this moment, or has (then again, without `new`)."""
     if not new:
-        if await tx.run(_TAKE, {"server": server_id, "turn": turn, "never": 0}):
+        values = {"server": server_id, "turn": turn, "never": 0}
+        if await tx.run(_TAKE, values):
             return True
         if await tx.one(_GET, {"server": server_id}) is not None:
-            return False
+            return bool(await tx.run(_TAKE, values))  # the row may have come only just now
     await tx.later(_INSERT, {"server_id": server_id, "allocated": turn, "released": 0, "released_at": 0})
     return True
 
 
 async def release(tx: Transaction, server_id: str, turn: int, now: int) -> bool:
     """No turn up to this one allocates any more; False when the interfaces are a later one's. Raises Duplicate as `take` does."""
-    if await tx.run(_RELEASE, {"server": server_id, "turn": turn, "at": now}):
+    values = {"server": server_id, "turn": turn, "at": now}
+    if await tx.run(_RELEASE, values):
         return True
     if await tx.one(_GET, {"server": server_id}) is not None:
-        return False
+        return bool(await tx.run(_RELEASE, values))  # the row may have come only just now
     await tx.run(_INSERT, {"server_id": server_id, "allocated": 0, "released": turn, "released_at": now})
     return True
 
