@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from kilonova.core.db import Database, Duplicate, Transaction, Unfit
+from kilonova.core.db import Database, Duplicate, Transaction, Unfit, Unmatched
 from kilonova.core.db.statements import Json, inserted, prepared
 from kilonova.core.runtime import Runtime
 from tests.databases.conftest import Open
@@ -40,6 +40,7 @@ others = sa.Table("others", metadata, sa.Column("id", sa.String(36), primary_key
 INSERT = inserted(things)
 INSERT_OTHER = inserted(others)
 OTHER = prepared(sa.select(others.c.of).where(others.c.id == sa.bindparam("id")))
+MOVE_OTHER = prepared(sa.update(others).where(others.c.id == sa.bindparam("which")).values(of=sa.bindparam("to")))
 GET = prepared(sa.select(things).where(things.c.id == sa.bindparam("id")))
 NAMES = prepared(sa.select(things.c.name).order_by(things.c.name))
 RENAME = prepared(sa.update(things).where(things.c.id == sa.bindparam("which")).values(name=sa.bindparam("to")))
@@ -218,6 +219,89 @@ def test_writes_put_off_are_made_together(run: Run) -> None:
                 await db.transact(body)
             assert await db.one(OTHER, {"id": "o4"}) is None
         assert await db.all(NAMES) == [("n3",), ("new",), ("newer",)]
+
+    run(story)
+
+
+def test_writes_put_off_must_match_as_many_rows_as_was_said(run: Run) -> None:
+    async def story(db: Database) -> None:
+        await db.transact(add(row(1), row(2)))
+        wrong = ValueError("nothing of that name")
+
+        def body(which: str, rows: int, first: bool) -> Callable[[Transaction], Awaitable[None]]:
+            async def run_it(tx: Transaction) -> None:
+                if first:  # not all of it is put off
+                    await tx.run(GROW, {"which": "t2", "by": 1})
+                await tx.later(INSERT_OTHER, {"id": "o1", "of": which})
+                await tx.later(RENAME, {"which": which, "to": "new"}, rows=rows, otherwise=wrong)
+
+            return run_it
+
+        for first in (True, False):
+            for which, rows in (("t9", 1), ("t1", 0), ("t1", 2)):
+                with pytest.raises(ValueError, match="nothing of that name"):
+                    await db.transact(body(which, rows, first))
+                assert await db.one(OTHER, {"id": "o1"}) is None
+                assert await db.all(NAMES) == [("n1",), ("n2",)], "nothing of it is kept"
+        assert [row[0] for row in await db.all(sa.select(things.c.size).order_by(things.c.id))] == [1, 2]
+        await db.transact(body("t1", 1, True))
+        assert await db.one(OTHER, {"id": "o1"}) == ("t1",)
+        with pytest.raises(Unmatched):
+            await db.transact(lambda tx: tx.later(RENAME, {"which": "t9", "to": "x"}, rows=1))
+
+    run(story)
+
+
+def test_of_several_that_match_wrongly_the_first_is_told(run: Run) -> None:
+    async def story(db: Database) -> None:
+        await db.transact(add(row(1)))
+        await db.run(INSERT_OTHER, {"id": "o1", "of": "t1"})
+
+        async def body(tx: Transaction) -> None:
+            await tx.later(RENAME, {"which": "t1", "to": "new"}, rows=1, otherwise=ValueError("fits"))
+            await tx.later(MOVE_OTHER, {"which": "o2", "to": "t9"}, rows=1, otherwise=ValueError("first"))
+            await tx.later(INSERT, row(2), rows=2, otherwise=ValueError("second"))
+
+        with pytest.raises(ValueError, match="first"):
+            await db.transact(body)
+        assert await db.all(NAMES) == [("n1",)]
+
+    run(story)
+
+
+def test_put_off_writes_check_and_name_each_other_where_they_are_joined(run: Run) -> None:
+    async def story(db: Database) -> None:
+        await db.transact(add(row(1), row(2)))
+        gone = ValueError("gone")
+        counted = sa.table("counted", sa.column("small", sa.BigInteger))
+        count = prepared(
+            sa.update(things).where(things.c.id == sa.bindparam("which")).values(small=things.c.small + 1).returning(things.c.small)
+        )
+        note = prepared(
+            sa.insert(others).from_select(
+                ["id", "of"], sa.select(sa.bindparam("new_id", type_=sa.String), sa.cast(counted.c.small, sa.String))
+            )
+        )
+        there = prepared(sa.select(things.c.id).where(things.c.id == sa.bindparam("which")).with_for_update(read=True))
+
+        def body(which: str) -> Callable[[Transaction], Awaitable[bool]]:
+            async def run_it(tx: Transaction) -> bool:
+                if tx.joins:
+                    await tx.later(there, {"which": which}, rows=1, otherwise=gone)
+                    await tx.later(count, {"which": "t2"}, rows=1, name="counted")
+                    await tx.later(note, {"new_id": "o1"})
+                return tx.joins
+
+            return run_it
+
+        if await db.transact(body("t1")):
+            small = (await db.all(sa.select(things.c.small).where(things.c.id == "t2")))[0][0]
+            assert await db.one(OTHER, {"id": "o1"}) == (str(small),)
+            with pytest.raises(ValueError, match="gone"):
+                await db.transact(body("t9"))
+            assert (await db.all(sa.select(things.c.small).where(things.c.id == "t2")))[0][0] == small
+        else:
+            assert await db.one(OTHER, {"id": "o1"}) is None
 
     run(story)
 

@@ -333,9 +333,9 @@ class Operations:
             raise LostLease(operation=op.id)
 
     async def finish(self, tx: Transaction, op: Operation) -> None:
-        """The verb is settled, in the same transaction that settles the resource. Raises LostLease when it is no longer ours."""
-        if not await tx.run(self._delete, {"op": op.id, "me": op.owner, "at": op.epoch}):
-            raise LostLease(operation=op.id)
+        """The verb is settled, in the same transaction that settles the resource. Raises LostLease, perhaps only at the commit, when it is
+        no longer ours."""
+        await tx.later(self._delete, {"op": op.id, "me": op.owner, "at": op.epoch}, rows=1, otherwise=LostLease(operation=op.id))
 
     async def end(self, op: Operation) -> None:
         """As `finish`, where there is nothing else to settle."""

@@ -72,9 +72,13 @@ class Tasks:
                 except Exception as error:
                     results[at] = _Failed(error)
 
-        workers = [self.start(name, worker()) for _ in range(min(limit, len(coroutines)))]
-        for task in workers:
-            await task
+        try:
+            workers = [self.start(name, worker()) for _ in range(min(limit, len(coroutines)))]
+            for task in workers:
+                await task
+        finally:
+            for _, coroutine in waiting:
+                coroutine.close()
         for result in results:
             if isinstance(result, _Failed):
                 raise result.error

@@ -8,16 +8,18 @@ same path finds its data. Only the newest few of a process are kept.
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from kilonova.core.db import Database, Transaction
+from kilonova.core.db.facade import NONE, UNMATCHED, Parameters, Row
 from kilonova.core.db.opening import driver_of
 from kilonova.core.db.pool import Driver, Limits, Wire
 from kilonova.core.db.server import Server
-from kilonova.core.db.sqlite import SQLite
+from kilonova.core.db.sqlite import SQLite, _Connection
+from kilonova.core.db.statements import Compiled
 from kilonova.core.db.url import Url, parse
 from kilonova.core.log import Log, Sink
 from kilonova.core.runtime import Runtime
@@ -31,11 +33,14 @@ _made: dict[str, "TestServer"] = {}
 
 
 def open_test_database(
-    path: str, runtime: Runtime, *, server: str | None = None, log: Log | None = None, synchronous: str = "OFF"
+    path: str, runtime: Runtime, *, server: str | None = None, log: Log | None = None, synchronous: str = "OFF", joins: bool = False
 ) -> Database:
-    """`path`: SQLite's file or ":memory:". A simulated world always gets SQLite, since no socket keeps virtual time.
+    """`path`: SQLite's file or ":memory:". A simulated world always gets SQLite, since no socket keeps virtual time; `joins`: one that puts
+    writes off as PostgreSQL does.
 
     `server`: the URL of a server, instead of the one in the environment; empty: SQLite."""
+    if joins:
+        return Joining(path, runtime, synchronous=synchronous)
     url = os.environ.get(VARIABLE, "") if server is None else server
     if url == REHEARSED:
         return Rehearsed(path, runtime, synchronous=synchronous)
@@ -68,6 +73,74 @@ class Rehearsed(SQLite):
 
 class _Rehearsed(Exception):
     pass
+
+
+class Joining(SQLite):
+    """Transactions as services see PostgreSQL's (`Transaction.joins`, `Transaction.shares`), though one runs after the other."""
+
+    async def transact(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
+        async def joined_body(tx: Transaction) -> T:
+            putting_off = _PuttingOff(self._writer)
+            result = await body(putting_off)
+            await putting_off.catch_up()
+            return result
+
+        return await super().transact(joined_body)
+
+
+class _PuttingOff:
+    alone = True
+    joins = True
+    shares = True
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+        self._put_off: list[tuple[Compiled, Any, Parameters, int | None, Exception, str]] = []
+
+    async def later(
+        self, statement: Any, parameters: Parameters = NONE, *, rows: int | None = None, otherwise: Exception = UNMATCHED, name: str = ""
+    ) -> None:
+        compiled = self._connection._compile(statement)
+        if not all(compiled.apart(one[0]) for one in self._put_off):
+            await self.catch_up()
+        self._put_off.append((compiled, statement, parameters, rows, otherwise, name))
+
+    async def catch_up(self) -> None:
+        put_off, self._put_off = self._put_off, []
+        named = ""
+        for compiled, statement, parameters, rows, otherwise, name in put_off:
+            sql, arguments = compiled.arguments(parameters)
+            if not compiled.writes or compiled.returns:
+                found = self._connection._connection.execute(sql, arguments).fetchall()
+                matched = len(found)
+                if name:
+                    columns = ", ".join(column.name for column in statement.element._returning)
+                    values = ", ".join(f"({', '.join(repr(value) for value in row)})" for row in found)
+                    named = f"WITH {name}({columns}) AS (VALUES {values}) "
+            elif named and named.split("(")[0].removeprefix("WITH ") in sql:
+                matched = self._connection._connection.execute(named + sql, arguments).rowcount
+            else:
+                matched = await self._connection.run(statement, parameters)
+            if compiled.writes:
+                self._connection.written.add(compiled.writes)
+            if rows is not None and matched != rows:
+                raise otherwise
+
+    async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
+        await self.catch_up()
+        return await self._connection.all(statement, parameters)
+
+    async def one(self, statement: Any, parameters: Parameters = NONE) -> Row | None:
+        await self.catch_up()
+        return await self._connection.one(statement, parameters)
+
+    async def run(self, statement: Any, parameters: Parameters = NONE) -> int:
+        await self.catch_up()
+        return await self._connection.run(statement, parameters)
+
+    async def many(self, statement: Any, parameters: Sequence[Parameters]) -> None:
+        await self.catch_up()
+        await self._connection.many(statement, parameters)
 
 
 class TestServer(Server):

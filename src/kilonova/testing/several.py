@@ -135,7 +135,7 @@ class Several:
         self.settings = {**settings, ("identity", "password_hash_rounds"): 4, ("DEFAULT", "transport_url"): "rabbit://simulated/"}
         self.sink = sink
         self.tasks = Tasks(runtime, Log("story", sink(world, runtime, "info")))
-        self.db = open_test_database(f"{world.state}/kilonova.db", runtime)
+        self.db = open_test_database(f"{world.state}/kilonova.db", runtime, joins=bool(world.seed % 2))
         self.broker = Broker(loop, weather, runtime.note)
         self.processes: dict[str, Process] = {}
         self.clouds: dict[str, OnBroker] = {}

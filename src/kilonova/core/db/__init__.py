@@ -15,6 +15,6 @@ What needs SQLAlchemy is had from its own module (`statements`, `opening`, `sqli
 """
 
 from kilonova.core.db.attempts import attempts
-from kilonova.core.db.facade import Database, Duplicate, Lost, OutcomeUnknown, Reader, Transaction, Unfit
+from kilonova.core.db.facade import Database, Duplicate, Lost, OutcomeUnknown, Reader, Transaction, Unfit, Unmatched
 
-__all__ = ["Database", "Duplicate", "Lost", "OutcomeUnknown", "Reader", "Transaction", "Unfit", "attempts"]
+__all__ = ["Database", "Duplicate", "Lost", "OutcomeUnknown", "Reader", "Transaction", "Unfit", "Unmatched", "attempts"]

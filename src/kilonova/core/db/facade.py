@@ -44,6 +44,13 @@ class Unfit(BadRequest):
     title = "A value is too long, too big, or holds a character that cannot be stored."
 
 
+class Unmatched(Exception):
+    """A statement did not find as many rows as it must."""
+
+
+UNMATCHED = Unmatched()
+
+
 class Reader(Protocol):
     """A transaction, or the database itself for committed reads."""
 
@@ -66,9 +73,22 @@ class Transaction(Reader, Protocol):
 
     async def many(self, statement: Statement, parameters: Sequence[Parameters]) -> None: ...
 
-    async def later(self, statement: Statement, parameters: Parameters = NONE) -> None:
-        """A write whose row count nobody asks for: done before the transaction's next other statement, or its commit, in one exchange with
-        others of its kind that touch other tables. The Duplicate comes there, too."""
+    joins: bool
+    """`later` puts off."""
+
+    async def later(
+        self,
+        statement: Statement,
+        parameters: Parameters = NONE,
+        *,
+        rows: int | None = None,
+        otherwise: Exception = UNMATCHED,
+        name: str = "",
+    ) -> None:
+        """A write whose answer nobody waits for: done before the transaction's next other statement, or its commit, in one exchange with
+        others of its kind that touch other tables. If nothing else locks or writes, that exchange is the transaction. The Duplicate
+        comes there, too; and `otherwise`, if other than `rows` rows matched. Where `joins`, also a SELECT (… FOR SHARE) with `rows`;
+        and `name`, by which others that are put off right after it may select what it returns."""
         ...
 
 

@@ -172,6 +172,9 @@ class MariaDB:
             return key
         return ", ".join(f"{table.name}.{name}" for name in _columns(table, key))
 
+    def unmatched(self, error: BaseException) -> int | None:
+        return None
+
     def reason(self, error: BaseException) -> str:
         if isinstance(error, MySQLError) and len(error.args) > 1:
             return f"{error.args[1]} ({error.args[0]})" if self.trouble(error) is not Trouble.UNFIT else f"({error.args[0]})"

@@ -62,9 +62,11 @@ class Driver(Protocol):
     name: str
     dialect: Any
     aborts: bool
-    joins: bool
-    shares: bool
     """Whether a refused statement spoils its whole transaction."""
+    joins: bool
+    """Whether one statement can do several writes."""
+    shares: bool
+    """Whether SELECT … FOR SHARE holds against every writer."""
     begin: str
     clock: str
     """A SELECT of the server's time in microseconds."""
@@ -85,6 +87,10 @@ class Driver(Protocol):
 
     def duplicate(self, error: BaseException, table: Any) -> str:
         """What of: table.column, table.column."""
+        ...
+
+    def unmatched(self, error: BaseException) -> int | None:
+        """Which of several joined writes did not match as many rows as it must."""
         ...
 
     def reason(self, error: BaseException) -> str:

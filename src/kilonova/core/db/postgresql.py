@@ -1,5 +1,6 @@
 """PostgreSQL through asyncpg. Text columns are made with the collation "C", so that order and comparison are as on the others."""
 
+import re
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,8 @@ KEPT_STATEMENTS = 1024
 AGAIN = {"40001", "40P01", "55P03"}
 GONE = {"57P01", "57P02", "57P03", "57P05", "25P03", "53300"}
 UNFIT = {"22001", "22003", "22021"}
+UNMATCHED = re.compile(r'"unmatched (\d+)"')
+"""The value that is no number: what `server.joined` makes of a wrong count."""
 _BROKEN = (OSError, TimeoutError, EOFError, InternalClientError)
 """The last one when a server says farewell between two statements."""
 
@@ -160,6 +163,10 @@ class PostgreSQL:
         columns = detail.partition("(")[2].partition(")")[0]
         name = str(getattr(error, "table_name", "") or "")
         return ", ".join(f"{name}.{column}" for column in columns.replace('"', "").split(", "))
+
+    def unmatched(self, error: BaseException) -> int | None:
+        found = UNMATCHED.search(str(error)) if getattr(error, "sqlstate", None) == "22P02" else None
+        return int(found[1]) if found else None
 
     def reason(self, error: BaseException) -> str:
         if isinstance(error, PostgresError):

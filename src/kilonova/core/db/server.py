@@ -8,11 +8,11 @@ it breaks during COMMIT nobody knows; that is `OutcomeUnknown`, and never tried 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from kilonova.core.db.facade import NONE, Duplicate, Lost, OutcomeUnknown, Parameters, Row, Transaction, Unfit
+from kilonova.core.db.facade import NONE, UNMATCHED, Duplicate, Lost, OutcomeUnknown, Parameters, Row, Transaction, Unfit
 from kilonova.core.db.pool import Driver, Limits, Link, Pool, Trouble, Wire
 from kilonova.core.db.statements import Compiled, Prepared
 from kilonova.core.db.url import Url
@@ -29,11 +29,22 @@ class _Careful(BaseException):
     """The body went on after a refused statement, which PostgreSQL does not allow: once more, with a savepoint before each write."""
 
 
+class _PutOff(NamedTuple):
+    """rows: how many it must match, or any number; else `otherwise`. name: of what it returns."""
+
+    compiled: Compiled
+    sql: str
+    arguments: Sequence[Any]
+    rows: int | None
+    otherwise: Exception
+    name: str
+
+
 class _Transaction:
     """all/one/run/many inside BEGIN … COMMIT. BEGIN is said before the first write or lock: until then each statement sees what is
     committed, as it would inside."""
 
-    __slots__ = ("_careful", "_compile", "_driver", "_put_off", "_wire", "begun", "shares", "spoilt", "wrote")
+    __slots__ = ("_careful", "_compile", "_driver", "_put_off", "_wire", "begun", "joins", "shares", "spoilt", "wrote")
     alone = False
 
     def __init__(self, wire: Wire, driver: Driver, compile: Callable[[Any], Compiled], careful: bool) -> None:
@@ -41,9 +52,10 @@ class _Transaction:
         self._driver = driver
         self._compile = compile
         self._careful = careful
+        self.joins = driver.joins and not careful
         self.shares = driver.shares
         self.begun = False
-        self._put_off: list[tuple[Compiled, str, Sequence[Any]]] = []
+        self._put_off: list[_PutOff] = []
         self.spoilt = False
         self.wrote = False
 
@@ -52,7 +64,7 @@ class _Transaction:
             raise _Careful
         compiled = self._compile(statement)
         sql, arguments = compiled.arguments(parameters)
-        if self._put_off and not all(compiled.apart(other) for other, _, _ in self._put_off):
+        if self._put_off and not self._apart(compiled):
             await self._catch_up()
         if compiled.locks and not self.begun:
             await self._begin()
@@ -73,20 +85,33 @@ class _Transaction:
             await self._catch_up()
         return await self._write(lambda: self._wire.run(sql, arguments), compiled)
 
-    async def later(self, statement: Any, parameters: Parameters = NONE) -> None:
+    async def later(
+        self, statement: Any, parameters: Parameters = NONE, *, rows: int | None = None, otherwise: Exception = UNMATCHED, name: str = ""
+    ) -> None:
+        if not self.joins:
+            if await self.run(statement, parameters) != rows is not None:
+                raise otherwise
+            return
         compiled = self._compile(statement)
         sql, arguments = compiled.arguments(parameters)
-        if self._careful or not self._driver.joins:
-            await self._write(lambda: self._wire.run(sql, arguments), compiled)
-            return
-        if not all(compiled.apart(other) for other, _, _ in self._put_off):
+        if not self._apart(compiled):
             await self._catch_up()
-        self._put_off.append((compiled, sql, arguments))
+        self._put_off.append(_PutOff(compiled, sql, arguments, rows, otherwise, name))
+
+    def _apart(self, compiled: Compiled) -> bool:
+        return all(compiled.apart(other.compiled) for other in self._put_off)
 
     async def _catch_up(self) -> None:
         put_off, self._put_off = self._put_off, []
         sql, arguments = joined(put_off)
-        await self._write(lambda: self._wire.run(sql, arguments), put_off[0][0])
+        try:
+            await self._write(lambda: self._wire.run(sql, arguments), put_off[0].compiled)
+        except Exception as error:
+            raise self._refusal(error, put_off) from None
+
+    def _refusal(self, error: Exception, put_off: Sequence[_PutOff]) -> Exception:
+        at = self._driver.unmatched(error)
+        return error if at is None else put_off[at].otherwise
 
     @property
     def waits(self) -> bool:
@@ -107,7 +132,7 @@ class _Transaction:
         try:
             await self._wire.run(sql, arguments)
         except Exception as error:
-            raise meaning(self._driver, error, put_off[0][0]) from None
+            raise self._refusal(meaning(self._driver, error, put_off[0].compiled), put_off) from None
         return ""
 
     async def many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None:
@@ -148,26 +173,40 @@ class _Transaction:
 
 
 _PLACE = re.compile(r"\$(\d+)")
-_joined: dict[tuple[str, ...], str] = {}
+_joined: dict[tuple[Any, ...], str] = {}
 
 
-def joined(writes: Sequence[tuple[Compiled, str, Sequence[Any]]]) -> tuple[str, Sequence[Any]]:
-    """One statement that does all of them, in no order: each but the last is a WITH of it (PostgreSQL's data-modifying WITH)."""
-    if len(writes) == 1:
-        return writes[0][1], writes[0][2]
-    key = tuple([sql for _, sql, _ in writes])
+def joined(put_off: Sequence[_PutOff]) -> tuple[str, Sequence[Any]]:
+    """One statement that does all of them: each is a WITH of it (PostgreSQL's data-modifying WITH). Those that must match some number of
+    rows are counted, in their order, before the others are done; a wrong count ends the statement with an error that tells which
+    (`Driver.unmatched`)."""
+    if len(put_off) == 1 and put_off[0].rows is None:
+        return put_off[0].sql, put_off[0].arguments
+    key = tuple([(one.sql, one.rows, one.name) for one in put_off])
     text = _joined.get(key)
     if text is None:
-        parts: list[str] = []
-        before = 0
-        for _, sql, arguments in writes:
-            parts.append(_PLACE.sub(lambda match, before=before: f"${int(match[1]) + before}", sql))  # type: ignore[misc]
-            before += len(arguments)
-        named = ", ".join(f"w{number} AS ({part})" for number, part in enumerate(parts[:-1]))
         if len(_joined) >= KEPT_JOINS:
             _joined.clear()
-        text = _joined[key] = f"WITH {named} {parts[-1]}"
-    return text, [argument for _, _, arguments in writes for argument in arguments]
+        text = _joined[key] = _join(put_off)
+    return text, [argument for one in put_off for argument in one.arguments]
+
+
+def _join(put_off: Sequence[_PutOff]) -> str:
+    parts: list[str] = []
+    counts: list[str] = []
+    before = 0
+    for number, one in enumerate(put_off):
+        sql = _PLACE.sub(lambda match, before=before: f"${int(match[1]) + before}", one.sql)  # type: ignore[misc]
+        before += len(one.arguments)
+        name = one.name or f"w{number}"
+        if one.rows is not None:
+            counts.append(f"WHEN (SELECT count(*) FROM {name}) <> {one.rows} THEN '{number}'")
+            if one.compiled.writes and not one.compiled.returns:
+                sql += " RETURNING 1"
+        parts.append(f"{name} AS ({sql})" if counts or number < len(put_off) - 1 else sql)
+    if not counts:
+        return f"WITH {', '.join(parts[:-1])} {parts[-1]}"
+    return f"WITH {', '.join(parts)} SELECT CAST('unmatched ' || CASE {' '.join(counts)} END AS integer)"
 
 
 def meaning(driver: Driver, error: Exception, compiled: Compiled) -> Exception:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from kilonova.core.db.facade import NONE, Duplicate, Lost, OutcomeUnknown, Parameters, Row, Transaction
+from kilonova.core.db.facade import NONE, UNMATCHED, Duplicate, Lost, OutcomeUnknown, Parameters, Row, Transaction
 from kilonova.core.db.kept import Kept
 from kilonova.core.db.statements import Compiled, Prepared
 from kilonova.core.file_sync import FileSync
@@ -40,6 +40,7 @@ class _Connection:
 
     __slots__ = ("_compile", "_connection", "_kept", "written")
     alone = True
+    joins = False
     shares = False
 
     def __init__(self, connection: sqlite3.Connection, compile: Callable[[Any], Compiled], kept: Kept) -> None:
@@ -115,8 +116,11 @@ class _Connection:
         self.written.add(compiled.writes)
         return cursor.rowcount
 
-    async def later(self, statement: Any, parameters: Parameters = NONE) -> None:
-        await self.run(statement, parameters)
+    async def later(
+        self, statement: Any, parameters: Parameters = NONE, *, rows: int | None = None, otherwise: Exception = UNMATCHED, name: str = ""
+    ) -> None:
+        if await self.run(statement, parameters) != rows is not None:
+            raise otherwise
 
     async def many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None:
         if not parameters:

@@ -90,6 +90,7 @@ class Compiled:
         "names",
         "reads",
         "results",
+        "returns",
         "sql",
         "table",
         "writes",
@@ -102,6 +103,8 @@ class Compiled:
         """What an INSERT, UPDATE or DELETE writes."""
         self.writes: str = self.table.name if self.table is not None else ""
         self.adds = isinstance(element, sa.Insert)
+        self.returns = bool(getattr(element, "_returning", ()))
+        """A write with RETURNING."""
         self.reads: frozenset[str] | None = None
         """Names of the tables that it touches; None where nobody has looked (statements built for one use)."""
         self.kept = False

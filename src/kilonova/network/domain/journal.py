@@ -9,6 +9,7 @@ database that lost commits in a fail-over) derives everything from the rows anew
 """
 
 import asyncio
+import collections
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -184,18 +185,14 @@ class Follower:
             return None
         if sum(clocks.values()) - sum(known.values()) > REBUILD_OVER:
             return None
-        found: dict[Change, None] = {}
-        for lane, last in clocks.items():
-            first = known.get(lane, 0)
-            if last == first:
-                continue
-            entries = await changes.since(self.db, lane, first, last)
-            if len(entries) != last - first:
+        pieces = [(lane, known.get(lane, 0), last) for lane, last in clocks.items() if last != known.get(lane, 0)]
+        entries = await changes.since(self.db, pieces) if pieces else []
+        read = collections.Counter(lane for lane, _ in entries)
+        for lane, first, last in pieces:
+            if read[lane] != last - first:
                 self.log.warning("changes were swept before they were read here; everything is read anew", lane=lane)
                 return None
-            for _, items in entries:
-                found.update(dict.fromkeys(items))
-        return found
+        return {change: None for _, items in entries for change in items}
 
     async def _rebuild(self) -> None:
         """Rows that change while they are read are read again: what is swapped in is as consistent as after a round."""

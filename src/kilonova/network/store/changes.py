@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from kilonova.core.db import Database, Duplicate, Reader, Transaction
-from kilonova.core.db.statements import inserted, prepared
+from kilonova.core.db.statements import Prepared, inserted, prepared
 from kilonova.network.store.tables import changes, lanes
 
 LANES = 32
@@ -31,9 +31,7 @@ _RECORD = prepared(
     )
     .inline()
 )
-_SINCE = prepared(
-    sa.select(c.number, c["items"]).where(c.lane == _bind("at"), c.number > _bind("first"), c.number <= _bind("last")).order_by(c.number)
-)
+_since: dict[int, Prepared] = {}
 _SWEEP = prepared(sa.delete(changes).where(c.lane == _bind("at"), c.made_at < _bind("before")))
 
 
@@ -53,6 +51,32 @@ async def clocks(reader: Reader) -> dict[int, int]:
     return {row[0]: row[1] for row in await reader.all(_CLOCKS)}
 
 
+_numbered = sa.table("numbered", sa.column("number", sa.BigInteger))
+_NUMBERED = prepared(
+    sa.update(lanes)
+    .where(lanes.c.lane == _bind("at"))
+    .values(number=lanes.c.number + _bind("one", type_=sa.BigInteger))
+    .returning(lanes.c.number)
+)
+_RECORD_NUMBERED = prepared(
+    sa.insert(changes).from_select(
+        ["lane", "number", "made_at", "items"],
+        sa.select(
+            _bind("lane", type_=c.lane.type),
+            _numbered.c.number,
+            _bind("made_at", type_=c.made_at.type),
+            _bind("what", type_=c["items"].type),
+        ),
+    )
+)
+
+
+async def record_later(tx: Transaction, lane: int, made_at: int, items: Sequence[Change], otherwise: Exception) -> None:
+    """As `record`, in one exchange with what else is put off. Only where `tx.joins`. Raises `otherwise` there if there is no such lane."""
+    await tx.later(_NUMBERED, {"at": lane, "one": 1}, rows=1, otherwise=otherwise, name="numbered")
+    await tx.later(_RECORD_NUMBERED, {"lane": lane, "made_at": made_at, "what": tuple(items)})
+
+
 async def record(tx: Transaction, lane: int, made_at: int, items: Sequence[Change]) -> None:
     """The last thing that a transaction does."""
     if not await tx.run(_NEXT, {"at": lane, "one": 1}):
@@ -60,9 +84,18 @@ async def record(tx: Transaction, lane: int, made_at: int, items: Sequence[Chang
     await tx.later(_RECORD, {"at": lane, "lane": lane, "made_at": made_at, "what": tuple(items)})
 
 
-async def since(reader: Reader, lane: int, first: int, last: int) -> list[tuple[int, tuple[Change, ...]]]:
-    """(number, what changed) after `first` and up to `last`."""
-    return [(row[0], row[1]) for row in await reader.all(_SINCE, {"at": lane, "first": first, "last": last})]
+async def since(reader: Reader, pieces: Sequence[tuple[int, int, int]]) -> list[tuple[int, tuple[Change, ...]]]:
+    """(lane, what changed) of each piece: a lane, after which number, and up to which."""
+    values = {f"{name}_{i}": value for i, piece in enumerate(pieces) for name, value in zip(("at", "first", "last"), piece, strict=True)}
+    return [(row[0], row[1]) for row in await reader.all(_since_of(len(pieces)), values)]
+
+
+def _since_of(count: int) -> Prepared:
+    found = _since.get(count)
+    if found is None:
+        parts = [sa.and_(c.lane == _bind(f"at_{i}"), c.number > _bind(f"first_{i}"), c.number <= _bind(f"last_{i}")) for i in range(count)]
+        found = _since[count] = prepared(sa.select(c.lane, c["items"]).where(sa.or_(*parts)).order_by(c.lane, c.number))
+    return found
 
 
 async def sweep(tx: Transaction, lane: int, before: int) -> int:
