@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from kilonova.core import binding
-from kilonova.core.db.sqlite import SQLite
+from kilonova.core.errors import Error
 from kilonova.core.log import Log, Sink
 from kilonova.network import contract, rpc
 from kilonova.network.contract import WiringFailed
 from kilonova.network.domain import journal
 from kilonova.network.model import Port
 from kilonova.network.store import changes, rows
+from kilonova.testing.databases import open_test_database
 from kilonova.testing.simulation import SimRuntime
 from kilonova.testing.simulation import run as simulate
 
@@ -27,13 +28,13 @@ Story = Callable[[Cloud], Awaitable[None]]
 HOSTS = ("h1", "h2", "h3")
 
 
-def play(tmp_path: Path, story: Story, seed: int = 1) -> None:
-    """On the virtual clock."""
+def play(tmp_path: Path, story: Story, seed: int = 1, *, joins: bool = True) -> None:
+    """On the virtual clock. joins: over a database like PostgreSQL."""
 
     async def main(runtime: SimRuntime) -> None:
         with (tmp_path / "log").open("a") as stream:
             log = Log("test", Sink(stream, now_us=runtime.now_us))
-            cloud = Cloud(runtime, SQLite(str(tmp_path / "network.db"), runtime, synchronous="OFF"), log)
+            cloud = Cloud(runtime, open_test_database(str(tmp_path / "network.db"), runtime, joins=joins), log)
             try:
                 await cloud.db.create(rows.ports.table.metadata)
                 await story(cloud)
@@ -548,7 +549,7 @@ def test_both_write_and_a_leader_falls_now_and_then(tmp_path: Path, seed: int) -
         for _ in range(15):
             await player.step()
 
-    play(tmp_path, story, seed)
+    play(tmp_path, story, seed, joins=bool(seed % 2))
 
 
 def test_the_contract_works_from_another_process(tmp_path: Path) -> None:
@@ -598,6 +599,48 @@ def test_the_contract_works_from_another_process(tmp_path: Path) -> None:
         }  # fmt: skip
 
     play(tmp_path, story)
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_who_has_not_heard_of_a_change_minds_it_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joins: bool) -> None:
+    async def story(c: Cloud) -> None:
+        lead, other = await two(c)
+        admin, ctx = lead.client("admin:p1"), other.ctx()
+        net, doomed, closed = [await admin.network(cidr=f"10.{n}.0.0/24") for n in (1, 2, 3)]
+        bare = await admin.network(cidr=None)
+        await c.agree()
+        first = await other.service.allocate(ctx, allocate("s1", "h1", net["id"]))
+        for gone in (doomed, closed):
+            await other.service.validate(ctx, (contract.NicRequest(network_id=gone["id"]),), "", (), 1)
+
+        async def deaf() -> None:
+            return
+
+        monkeypatch.setattr(other.service.follower, "round", deaf)
+        await admin.create("subnets", network_id=net["id"], ip_version=6, cidr="fd00:1::/64")
+        subnet_id = first[0].fixed_ips[0].subnet_id
+        await admin.put("subnets", subnet_id, allocation_pools=[{"start": "10.1.0.200", "end": "10.1.0.209"}])
+        for found in [await admin.list("subnets", f"?network_id={gone['id']}") for gone in (doomed, closed)]:
+            await admin.delete("subnets", found[0]["id"])
+        await admin.delete("networks", doomed["id"])
+        fresh = await admin.network(cidr="10.4.0.0/24")
+
+        (nic,) = await other.service.allocate(ctx, allocate("s2", "h1", net["id"]))
+        assert [fixed.ip.partition(":")[0] for fixed in nic.fixed_ips][1:] == ["fd00"], "the new subnet's address, too"
+        assert 200 <= int(nic.fixed_ips[0].ip.rpartition(".")[2]) <= 209, "from the pool as it is now"
+        for gone, why in ((doomed, "could not be found"), (closed, "requires a subnet")):
+            for attempt in (
+                other.service.validate(ctx, (contract.NicRequest(network_id=gone["id"]),), "", (), 1),
+                other.service.allocate(ctx, allocate("s3", "h1", gone["id"])),
+            ):
+                with pytest.raises(Error, match=why):
+                    await attempt
+        await other.service.validate(ctx, (contract.NicRequest(network_id=fresh["id"]),), "", (), 1)
+        assert len(await other.service.allocate(ctx, allocate("s4", "h1", fresh["id"]))) == 1
+        await admin.create("subnets", network_id=bare["id"], ip_version=4, cidr="10.5.0.0/24")
+        assert len(await other.service.allocate(ctx, allocate("s5", "h1", bare["id"]))) == 1
+
+    play(tmp_path, story, joins=joins)
 
 
 def test_whoever_commits_says_that_a_server_has_changed(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The compute service: its collaborators, its lifetime, what hosts report to it, and the contract that other services use."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from kilonova.compute import rpc
 from kilonova.compute.cells import REFRESH_S, Cell, Cells, Opener
@@ -46,6 +46,15 @@ QUOTAS = (
     "server_groups",
     "server_group_members",
 )
+
+
+class View(NamedTuple):
+    """A document of a server. settled: no verb was under way in it."""
+
+    revision: int
+    host_status: str | None
+    document: bytes
+    settled: bool
 
 
 class ComputeService:
@@ -113,7 +122,7 @@ class ComputeService:
         self.broker_back_at = float("-inf")
         self.accepted: dict[str, Server] = {}
         """Operation -> the server that its create is about to make: saves the first run from reading what was just written."""
-        self.views: dict[tuple[Any, ...], tuple[int, bytes]] = {}
+        self.views: dict[tuple[Any, ...], View] = {}
         self.notifier = Notifier(runtime, log)
         """Nobody listens, unless the composition root puts another here."""
 

@@ -10,7 +10,7 @@ from kilonova.core.bus import Bus, agents, never_waits, sender
 from kilonova.core.config import Settings
 from kilonova.core.context import Context, service_context
 from kilonova.core.db import Database, Duplicate, Lost, Transaction, attempts
-from kilonova.core.errors import Conflict, fail
+from kilonova.core.errors import Conflict, Error, fail
 from kilonova.core.leases import Lease
 from kilonova.core.log import Log
 from kilonova.core.runtime import Runtime
@@ -85,6 +85,8 @@ class NetworkService:
         self.bus = bus
         self.tasks = Tasks(runtime, log)
         self.hints: dict[str, int] = {}
+        self.default_groups: dict[str, str] = {}
+        self.free_runs: dict[tuple[str, int], range] = {}
         self.topology = Topology()
         self.dispatcher = Dispatcher(
             topology=self.topology, bus=bus, tasks=self.tasks, runtime=runtime, log=log, window_s=settings["network_agent"].batch_window
@@ -328,13 +330,16 @@ class NetworkService:
 
         async def run(tx: Transaction) -> T:
             w = Work(
-                tx, self.runtime, self.settings, self.hints, self.topology, elevated=elevated, exclusive=self.exclusive, attempt=attempt
-            )
+                tx, self.runtime, self.settings, self.hints, self.topology, elevated=elevated, exclusive=self.exclusive, attempt=attempt,
+                default_groups=self.default_groups, free_runs=self.free_runs,
+            )  # fmt: skip
             made.append(w)
             result = await body(w)
             if lane >= 0:
                 changed = w.changes()
-                if changed:
+                if changed and w.joins:
+                    await changes.record_later(tx, lane, self.db.now_us(), changed, Stale())
+                elif changed:
                     await changes.record(tx, lane, self.db.now_us(), changed)
             await quotas.settle(w)
             return result
@@ -345,10 +350,17 @@ class NetworkService:
                 lane = self._lanes.take()
             try:
                 result = await self.db.transact(run)
-            except (Stale, Duplicate):
+            except (Stale, Duplicate) as error:
+                self.free_runs.clear()
+                if isinstance(error, Stale):  # nobody else has the addresses that it picked
+                    self.hints.update(made[-1].hints_before)
                 continue
             except (Lost, asyncio.CancelledError):  # who is cancelled while he waits for the commit does not hear of it
                 self._doubt()
+                raise
+            except Error:
+                if made[-1].guessed:
+                    continue
                 raise
             finally:
                 if lane >= 0:
@@ -553,7 +565,9 @@ class NetworkService:
     async def validate(
         self, ctx: Context, networks: tuple[NicRequest, ...], auto: str, security_groups: tuple[str, ...], count: int
     ) -> None:
-        await servers.validate(self.db, ctx, networks, auto, security_groups, count, self.settings["network_quotas"].quota_port)
+        port_quota = self.settings["network_quotas"].quota_port
+        heard = None if self.exclusive else self.topology  # alone, rows are kept in memory
+        await servers.validate(self.db, ctx, networks, auto, security_groups, count, port_quota, heard)
 
     async def allocate(self, ctx: Context, request: Allocate, timeout_s: float | None = None) -> tuple[Nic, ...]:
         try:

@@ -435,14 +435,14 @@ def _of(cell: Cell, there: Found, ids: list[str]) -> list[str]:
 
 async def _rendered(c: ComputeService, req: Request, there: Found, found: list[Row], up: dict[str | None, str] | None) -> list[msgspec.Raw]:
     """Documents for rows: from the cache of views where the revision is the same."""
-    version, base, prefix, cache = views.shape(req.version), req.base_url, req.prefix, c.views
+    version, admin, base, prefix, cache = views.shape(req.version), req.ctx.is_admin, req.base_url, req.prefix, c.views
     out: list[Any] = []
     missing: list[tuple[int, Row]] = []
     for i, row in enumerate(found):
         state = None if up is None else up.get(row[2], "")
-        kept = cache.get((row[0], version, False, state, base, prefix))
-        if kept is not None and kept[0] == row[1]:
-            out.append(msgspec.Raw(kept[1]))
+        kept = cache.get((row[0], version, False, admin, base, prefix))
+        if kept is not None and kept.revision == row[1] and kept.host_status == state:
+            out.append(msgspec.Raw(kept.document))
         else:
             out.append(None)
             missing.append((i, row))

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from kilonova.compute.model import Outline, Server
-from kilonova.compute.service import ComputeService
+from kilonova.compute.service import ComputeService, View
 from kilonova.compute.states import WITH_PROGRESS, status
 from kilonova.core import times
 from kilonova.core.http import Request, Version
@@ -222,21 +222,27 @@ def trimmed(document: dict[str, Any], *kept: str) -> None:
 
 def rendered(c: ComputeService, req: Request, server: Server, *, single: bool, host_status: str | None) -> msgspec.Raw:
     """The document as JSON, from the cache when this revision has been rendered for this audience before."""
-    key = cache_key(req, server.id, single=single, host_status=host_status)
-    known = cached(c, key, server.revision)
+    key = cache_key(req, server.id, single=single)
+    known = cached(c, key, server.revision, host_status)
     if known is not None:
         return msgspec.Raw(known)
     data = _encode(detail(c, req, server, single=single, host_status=host_status))
     if len(c.views) >= CACHE:
         c.views.clear()
-    c.views[key] = (server.revision, data)
+    c.views[key] = View(server.revision, host_status, data, server.task is None and server.state != "building")
     return msgspec.Raw(data)
 
 
-def cached(c: ComputeService, key: tuple[Any, ...], revision: int) -> bytes | None:
+def cached(c: ComputeService, key: tuple[Any, ...], revision: int, host_status: str | None) -> bytes | None:
     found = c.views.get(key)
-    return found[1] if found is not None and found[0] == revision else None
+    return found.document if found is not None and found.revision == revision and found.host_status == host_status else None
 
 
-def cache_key(req: Request, server_id: str, *, single: bool, host_status: str | None) -> tuple[Any, ...]:
-    return (server_id, shape(req.version), single, host_status, req.base_url, req.prefix)
+def settled(c: ComputeService, key: tuple[Any, ...]) -> bool:
+    """Whether there is a document of it, and no verb was under way in it: it hardly has changed."""
+    found = c.views.get(key)
+    return found is not None and found.settled
+
+
+def cache_key(req: Request, server_id: str, *, single: bool) -> tuple[Any, ...]:
+    return (server_id, shape(req.version), single, req.ctx.is_admin, req.base_url, req.prefix)

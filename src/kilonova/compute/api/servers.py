@@ -63,12 +63,14 @@ async def _as_before(c: ComputeService, req: Request, server_id: str) -> bytes |
     """The document, when it has been made of the row as it is now. Who waits for a server asks again and again."""
     if not c.cells.only:
         return None
+    key = views.cache_key(req, server_id, single=True)
+    if not views.settled(c, key):
+        return None  # one question for all of it
     seen = await servers.outline(c.cells.first.db, server_id)
     if seen is None or seen.deleted or not (req.ctx.is_admin or seen.project_id == req.ctx.project_id):
         return None
     req.authorize(req.route.policy, {"project_id": seen.project_id, "user_id": seen.user_id})
-    key = views.cache_key(req, server_id, single=True, host_status=await status_for(c, req, seen.host))
-    return views.cached(c, key, seen.revision)
+    return views.cached(c, key, seen.revision, await status_for(c, req, seen.host))
 
 
 async def _partial(c: ComputeService, req: Request, server_id: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ recover  is run: each step finds what an earlier life has done already (row, cla
 A delete that arrives meanwhile raises the server's generation; this verb notices at its next step and leaves the cleaning to the delete.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ from kilonova.compute.service import ComputeService, nic_of
 from kilonova.compute.store import actions, mappings, servers
 from kilonova.core.bus import NoBroker, Undelivered, Unreachable
 from kilonova.core.context import Context
-from kilonova.core.db import Duplicate, Lost, OutcomeUnknown, Transaction
+from kilonova.core.db import Duplicate, Lost, OutcomeUnknown, Transaction, Unmatched
 from kilonova.core.errors import Error, Unavailable
 from kilonova.core.operations import LostLease, Operation
 from kilonova.core.undo import Undo
@@ -62,11 +63,18 @@ async def begin(c: ComputeService, ctx: Context, wanted: list[Server], args: Cre
             await mappings.insert(tx, server)
             ops.append(await c.api_ops.open(tx, "create", server.id, ctx, args))
         # Last, since all requests of the project write that row and wait for each other's commit.
-        if not await mappings.take_quota(tx, ctx.project_id or "", asked, bounds):
+        if joins and tx.joins:
+            await mappings.take_quota_later(tx, ctx.project_id or "", asked, bounds)
+        elif not await mappings.take_quota(tx, ctx.project_id or "", asked, bounds):
             raise await _over_quota(tx, ctx.project_id or "", asked, bounds)
         return made, ops
 
-    made, ops = await c.api_db.transact(body)
+    joins = True
+    try:
+        made, ops = await c.api_db.transact(body)
+    except mappings.QuotaRefused:
+        joins = False
+        made, ops = await c.api_db.transact(body)
     for server, op in zip(made, ops, strict=True):
         if c.conducts:
             c.accepted[op.id] = server
@@ -90,7 +98,8 @@ async def run(c: ComputeService, op: Operation) -> None:
     try:
         server, cell = await _wanted(c, op)
         if server.state != "active":
-            await _build(c, op, args, server, cell)
+            if await _build(c, op, args, server, cell):
+                return
         elif not _first(op):
             await _confirm(c, op, args, server)
     except Superseded as error:
@@ -157,8 +166,8 @@ def _first(op: Operation) -> bool:
     return op.epoch == 1
 
 
-async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Server, cell: Cell | None) -> None:
-    """cell: where the server's row is; None as long as there is none."""
+async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Server, cell: Cell | None) -> bool:
+    """True when the operation is ended. cell: where the server's row is; None as long as there is none."""
     tried: dict[str, str] = {}
     last: Error | None = None
     if _first(op):
@@ -170,12 +179,12 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
             if tried or not _first(op):
                 await _free(c, op)
             await _fail(c, op, server, cell or c.cells.cell0, last or error, error.details["scheduling"])
-            return
+            return False
         there = cell or await c.hosts.cell_of(host.host)
         try:
             turn = _turn(op, len(tried))
-            await _build_on(c, op, args, server, there, host, scheduling, turn=turn, first=_first(op) and not tried, new=cell is None)
-            return
+            first = _first(op) and not tried
+            return await _build_on(c, op, args, server, there, host, scheduling, turn=turn, first=first, new=cell is None)
         except CellAway as error:
             c.log.warning("the cell of the host does not answer", server=server.id, host=host.host, cell=there.title)
             c.cells.suspect(there)
@@ -190,7 +199,7 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
         except GuestLeft as error:
             tried[host.host] = error.message
             await _fail(c, op, server, there, error, _refused(tried), gone=False)
-            return
+            return False
         except Error as error:
             if _elsewhere(c, error, host.host):
                 raise
@@ -202,6 +211,7 @@ async def _build(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
     assert last is not None
     await _free(c, op)
     await _fail(c, op, server, cell or c.cells.cell0, last, _refused(tried))
+    return False
 
 
 def _refused(tried: dict[str, str]) -> Scheduling:
@@ -270,8 +280,9 @@ async def _build_on(
     turn: int,
     first: bool,
     new: bool,
-) -> None:
-    """first: no earlier life and no other host has made anything for this server. new: no cell has its row. Raises CellAway."""
+) -> bool:
+    """True when the operation is ended. first: no earlier life and no other host has made anything for this server. new: no cell has its
+    row. Raises CellAway."""
     touched = not _first(op) and server.host == host.host  # an earlier attempt may have got as far as the guest
     sent = False
     async with Undo(c.log, lambda: c.api_ops.held(op)) as undo:
@@ -302,7 +313,7 @@ async def _build_on(
                 raise left from error
             raise
         undo.keep()
-    await _settle(c, op, placed, revision, cell, done.power_state)
+    return await _settle(c, op, placed, revision, cell, done.power_state)
 
 
 def _elsewhere(c: ComputeService, error: Exception, host: str) -> bool:
@@ -435,7 +446,8 @@ async def _map(c: ComputeService, server_id: str, cell: Cell) -> None:
 
 
 async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, host: Host, scheduling: Scheduling, *, new: bool) -> int:
-    """The server's row in the host's cell, and then the mapping that points there. Returns the row's revision."""
+    """The server's row in the host's cell, and then the mapping that points there; both at once where one database has both. Returns the
+    row's revision."""
 
     fresh = new and _first(op)
 
@@ -448,6 +460,8 @@ async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, h
             "task": "spawning",
             "scheduling": scheduling,
         }
+        if cell.is_on(c.api_db):
+            await mappings.place(tx, server.id, cell.uuid)
         if fresh or await servers.get(tx, server.id) is None:
             await servers.insert(tx, msgspec.structs.replace(server, revision=server.revision + 1, updated_at=now, **changes))
             await actions.insert(tx, _action(op, server))
@@ -470,7 +484,10 @@ async def _place(c: ComputeService, op: Operation, server: Server, cell: Cell, h
         if new and c.cells.only is None and not isinstance(error, OutcomeUnknown):
             raise CellAway(cell=cell.uuid) from error
         raise
-    await _map(c, server.id, cell)
+    if cell.is_on(c.api_db):
+        c.cells.remember(server.id, cell)
+    else:
+        await _map(c, server.id, cell)
     return revision
 
 
@@ -502,10 +519,10 @@ def _event(c: ComputeService, op: Operation, host: str | None, error: Error | No
     )
 
 
-async def _settle(c: ComputeService, op: Operation, server: Server, revision: int, cell: Cell, power_state: int) -> None:
-    """A row that is not as this runner has left it, being built on this host, is another verb's, or has been written by another runner
-    or by its user: then the one that holds the operation is right."""
-    surely = False
+async def _settle(c: ComputeService, op: Operation, server: Server, revision: int, cell: Cell, power_state: int) -> bool:
+    """True when the operation is ended, too: one database has both. A row that is not as this runner has left it, being built on this host,
+    is another verb's, or has been written by another runner or by its user: then the one that holds the operation is right."""
+    surely, together = False, cell.is_on(c.api_db)
 
     async def body(tx: Transaction) -> bool:
         now = c.runtime.now_us()
@@ -515,18 +532,28 @@ async def _settle(c: ComputeService, op: Operation, server: Server, revision: in
             where = {"host": server.host, "node": server.node, "availability_zone": server.availability_zone}
             if not await servers.update_unchanged(tx, server.id, GENERATION, revision, now, **changes, **where):
                 return False
-        elif not await servers.built(tx, server.id, GENERATION, revision, server.host or "", now, **changes):
-            return False
+        else:
+            await servers.built(tx, server.id, GENERATION, revision, server.host or "", now, **changes)
         await actions.end(tx, op.id, now, None)
         await actions.add_event(tx, _event(c, op, server.host, None, now))
+        if together:
+            await c.api_ops.finish(tx, op)
         return True
 
-    while not await cell.db.transact(body):
+    while not await _done(cell, body):
         await superseded(cell, server.id, GENERATION)
         there = await servers.outline(cell.db, server.id)
         revision, surely = there.revision if there is not None else -1, True
         await _still_ours(c, op)
     await notices.settled(c, op.ctx, cell.db, server.id, "create")
+    return together
+
+
+async def _done(cell: Cell, body: Callable[[Transaction], Awaitable[bool]]) -> bool:
+    try:
+        return await cell.db.transact(body)
+    except Unmatched:
+        return False
 
 
 async def _fail(

@@ -126,11 +126,11 @@ async def place(tx: Transaction, server_id: str, generation: int, now: int, **ch
     return await tx.run(_update(tuple(changes), IF_BUILDING), values)
 
 
-async def built(tx: Transaction, server_id: str, generation: int, revision: int, host: str, now: int, **changes: Any) -> int:
-    """The same, only while it is being built on this host, and nobody has written it since."""
+async def built(tx: Transaction, server_id: str, generation: int, revision: int, host: str, now: int, **changes: Any) -> None:
+    """The same, only while it is being built on this host, and nobody has written it since. Raises Unmatched, perhaps at the commit."""
     changes["updated_at"] = now
     values = {"key": server_id, "at_generation": generation, "building": "building", "here": host, "at_revision": revision}
-    return await tx.run(_update(tuple(changes), IF_BUILDING_HERE), values | {"to_" + k: v for k, v in changes.items()})
+    await tx.later(_update(tuple(changes), IF_BUILDING_HERE), values | {"to_" + k: v for k, v in changes.items()}, rows=1)
 
 
 async def begin(tx: Transaction, server_id: str, states: Sequence[str], tasks: Sequence[str | None], now: int, task: str) -> int:

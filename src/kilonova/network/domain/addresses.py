@@ -22,6 +22,8 @@ from kilonova.network.store import addresses
 
 FIRST_LOOK = 8
 NEXT_LOOK = 1024
+MOST_FREE = 1 << 20
+"""Of a run that nothing ends: an IPv6 subnet has more than a range can count."""
 
 
 async def pick(w: Work, subnet: Subnet) -> int | None:
@@ -29,13 +31,17 @@ async def pick(w: Work, subnet: Subnet) -> int | None:
     parts = ipam.pool_ranges(subnet.allocation_pools)
     version, look = subnet.ip_version, FIRST_LOOK
     hint = w.hints.get(subnet.id, 0)
-    if not hint and not w.exclusive and parts:
-        # each process begins somewhere else, and goes its own way
-        first, last = parts[0]
-        hint = first + w.runtime.random.randrange(last - first + 1)
-    if w.attempt and not w.exclusive:
-        # another process looks where we look: go apart
-        hint = max(hint, parts[0][0] if parts else 0) + w.runtime.random.randrange(FIRST_LOOK * w.attempt)
+    w.hints_before.setdefault(subnet.id, hint)
+    if not w.exclusive and parts:
+        run = w.free_runs.get((subnet.id, subnet.revision))
+        if run and not w.attempt:
+            w.free_runs[(subnet.id, subnet.revision)] = run[1:]
+            return run[0]
+        if not hint or w.attempt:
+            # each process begins somewhere else, and goes its own way until it meets another
+            first, last = parts[0]
+            hint = first + w.runtime.random.randrange(last - first + 1)
+        w.hints[subnet.id] = hint + 1  # whoever looks while this one waits begins behind it
     for first, last in ipam.rotation(parts, hint):
         at = first
         while at <= last:
@@ -46,6 +52,9 @@ async def pick(w: Work, subnet: Subnet) -> int | None:
                 look = NEXT_LOOK
                 continue
             w.hints[subnet.id] = free + 1
+            if not w.exclusive:
+                beyond = next((value for value in taken if value > free), at + MOST_FREE if len(taken) < look else taken[-1])
+                w.free_runs[(subnet.id, subnet.revision)] = range(free + 1, min(beyond, last + 1))
             return free
     return None
 

@@ -148,7 +148,8 @@ def _provider(network: Network) -> dict[str, Any]:
 
 
 async def touch(w: Work, network: Network) -> Network:
-    """The network's revision rises when a child changes; two changes of its children cannot pass each other."""
+    """The network's revision rises whenever a subnet of it comes, changes or goes: two such changes cannot pass each other, and who finds
+    the network as it was knows its subnets, too."""
     new = msgspec.structs.replace(network, updated_at=w.now, revision=network.revision + 1)
     await rows.networks.save(w.tx, network, new)
     w.wrote(new)

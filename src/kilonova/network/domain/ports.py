@@ -48,14 +48,19 @@ def bare(w: Work, network: Network, *, project_id: str, owner: str, device_id: s
 async def _share(w: Work, table: rows.Rows[Any], ids: Sequence[str]) -> None:
     missing = sorted(set(ids).difference(w.shared))
     if missing:
-        await table.share(w.tx, *missing)
+        await (table.share_later if w.joins else table.share)(w.tx, *missing)
         w.shared.update(dict.fromkeys(missing))
 
 
 async def insert(w: Work, port: Port) -> None:
     """Write a new port whose addresses are taken already."""
-    await _share(w, rows.networks, [port.network_id])
-    await _share(w, rows.subnets, [fixed.subnet_id for fixed in port.fixed_ips])
+    as_read = w.as_read.get(port.network_id)
+    if as_read is not None and port.network_id not in w.shared:
+        await rows.networks.share_as_read(w.tx, port.network_id, as_read)
+        w.shared[port.network_id] = None
+    elif as_read is None:
+        await _share(w, rows.networks, [port.network_id])
+        await _share(w, rows.subnets, [fixed.subnet_id for fixed in port.fixed_ips])
     await _share(w, rows.security_groups, port.security_groups)
     if port.project_id and port.device_owner not in UNCOUNTED:
         quotas.take(w, port.project_id, "port")
@@ -155,7 +160,7 @@ async def _groups_for(w: Work, project_id: str, owner: str, secure: bool, wanted
     if wanted is UNSET or wanted is None:
         if not secure or owner.startswith("network:"):
             return ()
-        return ((await security_groups.default(w, project_id)).id,)
+        return (await security_groups.default_id(w, project_id),)
     if wanted and not secure:
         raise PortSecurityAndIPRequiredForSecurityGroups
     return await security_groups.checked(w, project_id, wanted)

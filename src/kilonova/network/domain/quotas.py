@@ -6,6 +6,7 @@ A project's count is one row that all its requests write, so it is written at th
 from kilonova.network.domain.work import Work
 from kilonova.network.errors import OverQuota
 from kilonova.network.store import quotas
+from kilonova.network.store.rows import Stale
 
 
 def default_of(w: Work, resource: str) -> int:
@@ -23,9 +24,11 @@ def give(w: Work, project_id: str, resource: str, count: int = 1) -> None:
 
 
 async def settle(w: Work) -> None:
-    """The last thing that a transaction does. Raises OverQuota."""
+    """The last thing that a transaction does. Raises OverQuota; in a first attempt Stale, for which a second one finds the reason."""
     for (project_id, resource), count in sorted(w.counted.items()):
-        if count > 0 and not await quotas.take(w.tx, project_id, resource, count, default_of(w, resource)):
+        if count > 0 and w.joins:
+            await quotas.take_later(w.tx, project_id, resource, count, default_of(w, resource), Stale())
+        elif count > 0 and not await quotas.take(w.tx, project_id, resource, count, default_of(w, resource)):
             raise OverQuota(resource=resource)
         if count < 0:
             await quotas.give(w.tx, project_id, resource, -count)

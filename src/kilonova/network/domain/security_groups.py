@@ -40,12 +40,21 @@ async def get(w: Work, group_id: str) -> SecurityGroup:
     return found
 
 
+async def default_id(w: Work, project_id: str) -> str:
+    """Of `default`; without looking where it was seen before and its being there comes to light at the commit."""
+    known = w.default_groups.get(project_id) if w.joins else None
+    if known is None:
+        known = w.default_groups[project_id] = (await default(w, project_id)).id
+    return known
+
+
 async def default(w: Work, project_id: str) -> SecurityGroup:
     """The project's default group; made if need be."""
     groups = rows.security_groups
-    found = await (groups.where_shared if w.tx.shares else groups.where)(w.tx, default_of=project_id)
+    shares = w.tx.shares and not w.joins
+    found = await (groups.where_shared if shares else groups.where)(w.tx, default_of=project_id)
     if found:
-        if w.tx.shares:
+        if shares:
             w.shared[found[0].id] = None
         return found[0]
     group = _new(w, project_id, "default", "Default security group", is_default=True)

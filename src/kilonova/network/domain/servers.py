@@ -10,7 +10,7 @@ from kilonova.core.db import Reader
 from kilonova.network import contract, model
 from kilonova.network.contract import LAST_TURN, Allocate, InterfacesReleased, Nic, NicRequest
 from kilonova.network.domain import auto_topology, ipam, ports, security_groups
-from kilonova.network.domain.topology import device_name
+from kilonova.network.domain.topology import Topology, device_name
 from kilonova.network.domain.work import Work
 from kilonova.network.errors import (
     AutoAllocationFailure,
@@ -80,11 +80,26 @@ async def group_ids(
 
 
 async def validate(
-    reader: Reader, ctx: Context, networks: Sequence[NicRequest], auto: str, groups: Sequence[str], count: int, port_quota: int
+    reader: Reader,
+    ctx: Context,
+    networks: Sequence[NicRequest],
+    auto: str,
+    groups: Sequence[str],
+    count: int,
+    port_quota: int,
+    topology: Topology | None = None,
 ) -> None:
+    """topology: for what has not changed since this process heard of it, where asking for that is cheaper than reading it all."""
     project_id, elevated = ctx.project_id or "", ctx.is_admin
     if auto == "none":
         return
+    only = networks[0] if len(networks) == 1 else None
+    known = topology.networks.get(only.network_id or "") if topology is not None and only is not None and not only.port_id else None
+    port_count: tuple[int, int | None] | None = None
+    if topology is not None and known is not None:
+        revision, *counted = await quotas.beside_network(reader, project_id, "port", known.id)
+        port_count = (counted[0] or 0, counted[1])
+        known = known if known.revision == revision else None
     new_ports = 0
     if not networks:
         found = await default_networks(reader, project_id)
@@ -102,10 +117,15 @@ async def validate(
         if request.port_id:
             await _check_port(reader, request.port_id, project_id, elevated=elevated)
         else:
-            await _check_network(reader, request, project_id, elevated=elevated)
+            there = (
+                await _with_subnets(reader, request.network_id or "")
+                if known is None or topology is None
+                else (known, list(topology.subnets.get(known.id, {}).values()))
+            )
+            await _check_network(reader, request, project_id, *there, elevated=elevated)
             new_ports += 1
     await group_ids(reader, project_id, groups)
-    used, own = (await quotas.of(reader, project_id)).get("port", (0, None))
+    used, own = port_count or (await quotas.of(reader, project_id)).get("port", (0, None))
     limit = port_quota if own is None else own
     if new_ports and 0 <= limit < used + new_ports * count:
         raise PortLimitExceeded
@@ -122,13 +142,18 @@ async def _check_port(reader: Reader, port_id: str, project_id: str, *, elevated
     return port
 
 
-async def _check_network(reader: Reader, request: NicRequest, project_id: str, *, elevated: bool) -> Network:
-    network = await rows.networks.get(reader, request.network_id or "")
+async def _with_subnets(reader: Reader, network_id: str) -> tuple[Network | None, list[model.Subnet]]:
+    network = await rows.networks.get(reader, network_id)
+    return network, await rows.subnets.where(reader, network_id=network_id) if network is not None else []
+
+
+async def _check_network(
+    reader: Reader, request: NicRequest, project_id: str, network: Network | None, subnets: Sequence[model.Subnet], *, elevated: bool
+) -> None:
     if network is None or not may_use(network, project_id, elevated=elevated):
         raise NicNetworkNotFound(id=request.network_id)
     if network.external and not network.shared and not elevated:
         raise ExternalNetworkForbidden(id=network.id)
-    subnets = await rows.subnets.where(reader, network_id=network.id)
     if not subnets:
         raise NetworkRequiresSubnet(id=network.id)
     if request.fixed_ip:
@@ -138,7 +163,6 @@ async def _check_network(reader: Reader, request: NicRequest, project_id: str, *
         if port_id is not None:
             holder = await rows.ports.get(reader, port_id)
             raise NicFixedIpInUse(ip=request.fixed_ip, server=holder.device_id if holder else "")
-    return network
 
 
 def _is_ip(text: str) -> bool:
@@ -170,7 +194,7 @@ async def allocate(w: Work, request: Allocate, *, more: bool = False) -> list[Po
             return []
         wanted = (NicRequest(network_id=network_id),)
     groups = await group_ids(w.tx, request.project_id, request.security_groups, _look(w, rows.security_groups))
-    if w.tx.shares:
+    if w.tx.shares and not w.joins:
         w.shared.update(dict.fromkeys(groups))
     if "default" in request.security_groups and len(groups) < len(dict.fromkeys(request.security_groups)):
         groups = (*groups, (await security_groups.default(w, request.project_id)).id)
@@ -210,17 +234,33 @@ async def _adopt(w: Work, request: Allocate, nic: NicRequest, port_id: str, inde
 
 def _look(w: Work, table: rows.Rows[S]) -> Callable[..., Awaitable[list[S]]]:
     """How to read rows that a new port will refer to."""
-    return table.where_shared if w.tx.shares else table.where
+    return table.where_shared if w.tx.shares and not w.joins else table.where
+
+
+async def _network(w: Work, network_id: str) -> tuple[Network | None, list[model.Subnet]]:
+    """With its subnets. Where that comes to light at the commit, as this process has heard of it last."""
+    if w.joins:
+        known = w.topology.networks.get(network_id)
+        w.guessed = w.guessed or known is not None
+        if known is not None:
+            subnets = sorted(w.topology.subnets.get(network_id, {}).values(), key=lambda subnet: (subnet.created_at, subnet.id))
+        else:
+            known, subnets = await _with_subnets(w.tx, network_id)
+        if known is not None:
+            w.as_read[network_id] = known.revision
+        return known, subnets
+    network = next(iter(await _look(w, rows.networks)(w.tx, id=network_id)), None)
+    subnets = await _look(w, rows.subnets)(w.tx, network_id=network_id) if network is not None else []
+    if w.tx.shares:
+        w.shared.update(dict.fromkeys((network_id, *(subnet.id for subnet in subnets))))
+    return network, subnets
 
 
 async def _make(w: Work, request: Allocate, nic: NicRequest, groups: tuple[str, ...], index: int) -> Port:
-    network = next(iter(await _look(w, rows.networks)(w.tx, id=nic.network_id or "")), None)
+    network, subnets = await _network(w, nic.network_id or "")
     if network is None or not may_use(network, request.project_id, elevated=w.elevated):
         raise NicNetworkNotFound(id=nic.network_id)
     w.networks[network.id] = network
-    subnets = await _look(w, rows.subnets)(w.tx, network_id=network.id)
-    if w.tx.shares:
-        w.shared.update(dict.fromkeys((network.id, *(subnet.id for subnet in subnets))))
     if not subnets:
         raise NetworkRequiresSubnet(id=network.id)
     if groups and not network.port_security_enabled:

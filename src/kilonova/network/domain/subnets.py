@@ -191,8 +191,8 @@ async def update(w: Work, old: Subnet, changes: dict[str, Any]) -> Subnet:
     new = msgspec.structs.replace(old, **fields, updated_at=w.now, revision=old.revision + 1)
     await rows.subnets.save(w.tx, old, new)
     w.wrote(new)
+    network = await networks.touch(w, await networks.get(w, old.network_id))
     if new.enable_dhcp != old.enable_dhcp:
-        network = await networks.touch(w, await networks.get(w, old.network_id))
         siblings = await rows.subnets.where(w.tx, network_id=old.network_id)
         await dhcp.ensure(w, network, siblings)
     return new

@@ -30,11 +30,19 @@ class Work:
         elevated: bool,
         exclusive: bool = True,
         attempt: int = 0,
+        default_groups: dict[str, str] | None = None,
+        free_runs: dict[tuple[str, int], range] | None = None,
     ) -> None:
         self.tx = tx
         self.runtime = runtime
         self.settings = settings
         self.hints = hints
+        self.default_groups: dict[str, str] = {} if default_groups is None else default_groups
+        """Project -> its default group, as it was seen last: a hint, too."""
+        self.hints_before: dict[str, int] = {}
+        """What this transaction has changed in `hints`."""
+        self.free_runs: dict[tuple[str, int], range] = {} if free_runs is None else free_runs
+        """(subnet, its revision) -> addresses behind the last one taken that were free when this process looked: a hint, too."""
         self.topology = topology
         """For reading: which hosts there are. It does not know yet what this transaction does."""
         self.elevated = elevated
@@ -43,6 +51,10 @@ class Work:
         """Nobody else writes to this database: what `topology` says of hosts is so."""
         self.attempt = attempt
         """How many times this was tried before, and lost a race."""
+        self.joins = tx.joins and not attempt
+        """What can be put off until the commit is, all of it in one exchange: whatever is not as it was read comes to light there."""
+        self.guessed = False
+        """Something came from `topology` that may have changed meanwhile: a refusal is no answer yet."""
         self.now = runtime.now_us()
         self.put: dict[tuple[str, str], Noun] = {}
         self.dropped: dict[tuple[str, str], Noun] = {}
@@ -53,6 +65,8 @@ class Work:
         """Read by this transaction, and not changed by it."""
         self.shared: dict[str, None] = {}
         """Rows (by id) that nobody changes until this transaction ends."""
+        self.as_read: dict[str, int] = {}
+        """Networks (by id) that must have this revision at the commit: then their subnets are as they were read, too."""
         self.servers: dict[str, None] = {}
         """Servers whose addresses have changed."""
         self.counted: dict[tuple[str, str], int] = {}

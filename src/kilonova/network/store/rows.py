@@ -54,6 +54,8 @@ class Rows(Generic[S]):
             self._hold = prepared(held.values(revision=table.c.revision))
             named = sa.select(id_column).where(id_column.in_(sa.bindparam("row_keys", expanding=True)))
             self._share = prepared(named.order_by(id_column).with_for_update(read=True))
+            at = sa.select(id_column).where(id_column == sa.bindparam("row_key"), table.c.revision == sa.bindparam("at_revision"))
+            self._share_at = prepared(at.with_for_update(read=True))
             self._held = prepared(sa.select(id_column).where(id_column == sa.bindparam("row_key")), kept=kept)
         self._shapes: dict[Any, Prepared] = {}
 
@@ -96,6 +98,14 @@ class Rows(Generic[S]):
             await self.hold(tx, *row_ids)
         elif len(await tx.all(self._share, {"row_keys": row_ids})) != len(row_ids):
             raise Stale
+
+    async def share_later(self, tx: Transaction, *row_ids: str) -> None:
+        """As `share`, in one exchange with what else is put off; only where `tx.joins`. Raises Stale there."""
+        await tx.later(self._share, {"row_keys": row_ids}, rows=len(row_ids), otherwise=Stale())
+
+    async def share_as_read(self, tx: Transaction, row_id: str, revision: int) -> None:
+        """The same; Stale also when the row has changed since."""
+        await tx.later(self._share_at, {"row_key": row_id, "at_revision": revision}, rows=1, otherwise=Stale())
 
     async def delete(self, tx: Transaction, row_id: str) -> int:
         return await tx.run(self._delete, {"row_key": row_id})

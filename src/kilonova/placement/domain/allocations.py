@@ -45,12 +45,10 @@ async def claim(
 ) -> None:
     """Raises NoCapacity; ConsumerGone; Duplicate when the consumer exists (then see `same`). together: a server's usual three classes by
     one statement, which raises NotAllFit without saying which one does not."""
-    if await allocations.is_gone(tx, consumer_id):
-        raise ConsumerGone(consumer=consumer_id)
+    await allocations.refuse_gone(tx, consumer_id, ConsumerGone(consumer=consumer_id))
     wanted = {name: resources[name] for name in sorted(resources) if resources[name]}
     if together and len(wanted) == 3:
-        if not await inventories.take_three(tx, provider_id, wanted):
-            raise NotAllFit
+        await inventories.take_three(tx, provider_id, wanted, NotAllFit())
     else:
         for name, amount in wanted.items():
             if not await inventories.take(tx, provider_id, name, amount):

@@ -49,6 +49,14 @@ async def is_gone(reader: Reader, consumer_id: str) -> bool:
     return await reader.one(_GONE, {"key": consumer_id}) is not None
 
 
+async def refuse_gone(tx: Transaction, consumer_id: str, error: Exception) -> None:
+    """Raises `error`, perhaps only at the commit, if it was."""
+    if tx.joins:
+        await tx.later(_GONE, {"key": consumer_id}, rows=0, otherwise=error)
+    elif await is_gone(tx, consumer_id):
+        raise error
+
+
 async def mark_gone(tx: Transaction, consumer_id: str, now: int, before: int) -> None:
     """Forgets those that are gone since before `before`."""
     await tx.run(_FORGET_GONE, {"before": before})

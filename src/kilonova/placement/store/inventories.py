@@ -95,12 +95,12 @@ async def take(tx: Transaction, provider_id: str, resource_class: str, amount: i
     return await tx.run(_TAKE, {"provider": provider_id, "class_": resource_class, "n": amount, "zero": 0}) > 0
 
 
-async def take_three(tx: Transaction, provider_id: str, resources: Mapping[str, int]) -> bool:
-    """`take` of three classes in one statement. False when one of them does not fit: the others may be taken, roll back."""
+async def take_three(tx: Transaction, provider_id: str, resources: Mapping[str, int], otherwise: Exception) -> None:
+    """`take` of three classes in one statement. Raises `otherwise`, perhaps only at the commit, when one of them does not fit."""
     values: dict[str, Any] = {"provider": provider_id, "zero": 0}
     for k, (name, amount) in enumerate(resources.items(), 1):
         values[f"class_{k}"], values[f"n_{k}"] = name, amount
-    return await tx.run(_TAKE_THREE, values) == 3
+    await tx.later(_TAKE_THREE, values, rows=3, otherwise=otherwise)
 
 
 async def grow(tx: Transaction, provider_id: str, resource_class: str, amount: int) -> bool:
