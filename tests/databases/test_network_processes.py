@@ -211,6 +211,7 @@ def test_two_processes_write_and_the_leader_falls(kind: str, open_it: Open, rabb
             await c.host(f"h{number + 1}")
         admin: Neutron = other.client("admin:admin")
         await asyncio.gather(*(process.service.bootstrap(project_id="admin") for process in processes))
+        assert [network["name"] for network in await admin.list("networks", "?router:external=true")] == ["public"]
         limits = dict.fromkeys(("network", "subnet", "port", "router", "security_group", "security_group_rule", "floatingip"), -1)
         await admin.put("quotas", "p1", **limits)
         net = await other.client().network()

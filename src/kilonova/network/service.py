@@ -23,7 +23,7 @@ from kilonova.network.domain.journal import Applied, Follower, Lanes, sweep
 from kilonova.network.domain.journal import topology_of as topology_of
 from kilonova.network.domain.topology import Topology
 from kilonova.network.domain.work import Work
-from kilonova.network.errors import FlatNetworkInUse, NotLeading, ServerGroupNotFound, ServerHasNoPorts
+from kilonova.network.errors import DefaultExternalNetworkExists, FlatNetworkInUse, NotLeading, ServerGroupNotFound, ServerHasNoPorts
 from kilonova.network.leadership import Leadership
 from kilonova.network.model import Agent, Host, Port
 from kilonova.network.store import changes, fences, rows, statuses
@@ -315,7 +315,7 @@ class NetworkService:
 
         try:
             await self.write(service_context("network"), body)
-        except FlatNetworkInUse:
+        except (FlatNetworkInUse, DefaultExternalNetworkExists):
             if self.exclusive or not await rows.networks.where(self.db, external=True):
                 raise  # otherwise: another process was quicker
 
