@@ -22,6 +22,7 @@ from kilonova.network.store import addresses
 
 FIRST_LOOK = 8
 NEXT_LOOK = 1024
+MOST_RUNS = 10_000
 MOST_FREE = 1 << 20
 """Of a run that nothing ends: an IPv6 subnet has more than a range can count."""
 
@@ -36,6 +37,7 @@ async def pick(w: Work, subnet: Subnet) -> int | None:
         run = w.free_runs.get((subnet.id, subnet.revision))
         if run and not w.attempt:
             w.free_runs[(subnet.id, subnet.revision)] = run[1:]
+            w.hints[subnet.id] = run[0] + 1
             return run[0]
         if not hint or w.attempt:
             # each process begins somewhere else, and goes its own way until it meets another
@@ -53,6 +55,8 @@ async def pick(w: Work, subnet: Subnet) -> int | None:
                 continue
             w.hints[subnet.id] = free + 1
             if not w.exclusive:
+                if len(w.free_runs) >= MOST_RUNS:
+                    w.free_runs.clear()
                 beyond = next((value for value in taken if value > free), at + MOST_FREE if len(taken) < look else taken[-1])
                 w.free_runs[(subnet.id, subnet.revision)] = range(free + 1, min(beyond, last + 1))
             return free

@@ -1,7 +1,7 @@
 """A server's interfaces: what compute asks for through the contract. Every verb may be repeated."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -93,13 +93,7 @@ async def validate(
     project_id, elevated = ctx.project_id or "", ctx.is_admin
     if auto == "none":
         return
-    only = networks[0] if len(networks) == 1 else None
-    known = topology.networks.get(only.network_id or "") if topology is not None and only is not None and not only.port_id else None
-    port_count: tuple[int, int | None] | None = None
-    if topology is not None and known is not None:
-        revision, *counted = await quotas.beside_network(reader, project_id, "port", known.id)
-        port_count = (counted[0] or 0, counted[1])
-        known = known if known.revision == revision else None
+    heard = await _heard(reader, topology, networks, project_id) if topology is not None else None
     new_ports = 0
     if not networks:
         found = await default_networks(reader, project_id)
@@ -117,18 +111,32 @@ async def validate(
         if request.port_id:
             await _check_port(reader, request.port_id, project_id, elevated=elevated)
         else:
-            there = (
-                await _with_subnets(reader, request.network_id or "")
-                if known is None or topology is None
-                else (known, list(topology.subnets.get(known.id, {}).values()))
-            )
-            await _check_network(reader, request, project_id, *there, elevated=elevated)
+            network, subnets = heard[:2] if heard is not None else await _with_subnets(reader, request.network_id or "")
+            await _check_network(reader, request, project_id, network, subnets, elevated=elevated)
             new_ports += 1
     await group_ids(reader, project_id, groups)
-    used, own = port_count or (await quotas.of(reader, project_id)).get("port", (0, None))
+    used, own = heard[2:] if heard is not None else (await quotas.of(reader, project_id)).get("port", (0, None))
     limit = port_quota if own is None else own
     if new_ports and 0 <= limit < used + new_ports * count:
         raise PortLimitExceeded
+
+
+class _Heard(NamedTuple):
+    network: Network
+    subnets: list[model.Subnet]
+    ports: int
+    port_limit: int | None
+
+
+async def _heard(reader: Reader, topology: Topology, networks: Sequence[NicRequest], project_id: str) -> _Heard | None:
+    """The one network that is asked for, if it is as this process has heard of it, and the ports that the project has: by one statement."""
+    asked = networks[0].network_id if len(networks) == 1 and not networks[0].port_id else None
+    known = topology.networks.get(asked or "")
+    if known is None:
+        return None
+    revision, used, own = await quotas.beside_network(reader, project_id, "port", known.id)
+    subnets = list(topology.subnets.get(known.id, {}).values())
+    return _Heard(known, subnets, used or 0, own) if known.revision == revision else None
 
 
 async def _check_port(reader: Reader, port_id: str, project_id: str, *, elevated: bool, server_id: str = "") -> Port:
