@@ -186,22 +186,31 @@ def measure(given: argparse.Namespace, cluster: Cluster, server: Any, broker: An
     body = json.dumps({"server": server_body}).encode()
     asyncio.run(boots(apis, api.token, body, WARM_UP, given.abreast, given.poll))
     ours = [*apis, *conductors, hypervisors]
-    before = {p.name: p.cpu_s() for p in ours}
     others = {given.database: server.process.pid, "rabbitmq": broker.pids[-1]}
-    before_others = {name: tree_cpu_s(pid) for name, pid in others.items() if pid}
+
+    def spent_s() -> dict[str, float]:
+        return {
+            **{process.name: process.cpu_s() for process in ours},
+            **{name: tree_cpu_s(pid) for name, pid in others.items() if pid},
+            "client": time.process_time(),
+        }
+
+    before = spent_s()
     wall, took, made = asyncio.run(boots(apis, api.token, body, given.boots, given.abreast, given.poll))
+    between = spent_s()
     took.sort()
     print(
         f"{given.boots} boots, {given.abreast} abreast, asked every {given.poll * 1e3:.0f} ms, {given.hosts} hosts, {given.database}: "
         f"{given.boots / wall:.0f} servers/s, "
         f"POST to ACTIVE {statistics.median(took) * 1e3:.0f} ms, p99 {took[int(len(took) * 0.99)] * 1e3:.0f} ms"
     )
-    for process in ours:
-        cost_ms = (process.cpu_s() - before[process.name]) / given.boots * 1e3
-        print(f"  {process.name:<12} {cost_ms:6.2f} ms CPU a boot   {process.rss_mb():4.0f} MB")
-    for name, was in before_others.items():
-        print(f"  {name:<12} {(tree_cpu_s(others[name]) - was) / given.boots * 1e3:6.2f} ms CPU a boot")
-    print(f"  deletes: {len(made) / asyncio.run(deletes(apis, api.token, made, given.abreast)):.0f} servers/s")
+    rss = {process.name: f"{process.rss_mb():.0f} MB" for process in ours}
+    wall_deletes = asyncio.run(deletes(apis, api.token, made, given.abreast))
+    after = spent_s()
+    for name in before:
+        boot_ms, delete_ms = [(later[name] - was[name]) / given.boots * 1e3 for was, later in ((before, between), (between, after))]
+        print(f"  {name:<12} {boot_ms:6.2f} ms CPU a boot {delete_ms:6.2f} a delete   {rss.get(name, '')}")
+    print(f"  deletes: {len(made) / wall_deletes:.0f} servers/s")
     return float(given.boots / wall)
 
 
