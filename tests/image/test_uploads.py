@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kilonova.core.db import Transaction
 from kilonova.core.http import Disconnected
 from kilonova.image.drivers.memory import MemoryStore
 from kilonova.image.store import images
@@ -252,6 +253,38 @@ def test_a_cancelled_upload_leaves_nothing(run: Run) -> None:
             await task
         assert await w.status(image_id) == "queued"
         assert await w.names_stored() == []
+
+    run(story)
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_who_is_cancelled_at_the_commit_keeps_the_bytes_if_it_was_done(run: Run, monkeypatch: pytest.MonkeyPatch, done: bool) -> None:
+    async def story(w: World) -> None:
+        image_id = await w.image()
+        image = await images.get(w.db, image_id)
+        assert image is not None
+        transact, landing = w.db.transact, asyncio.Event()
+
+        async def unheard(body: Callable[[Transaction], Awaitable[bool]]) -> bool:
+            result = await transact(body) if done or "_land" not in body.__qualname__ else False
+            if "_land" in body.__qualname__:
+                landing.set()
+                await asyncio.Event().wait()
+            return result
+
+        async def data() -> AsyncIterator[bytes]:
+            yield b"x" * 100
+
+        monkeypatch.setattr(w.db, "transact", unheard)
+        task = asyncio.ensure_future(w.service.receive("upload", image, data()))
+        await landing.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        monkeypatch.undo()
+        await w.service.uploads.mend()
+        assert await w.status(image_id) == ("active" if done else "queued")
+        assert len(await w.names_stored()) == int(done)
 
     run(story)
 

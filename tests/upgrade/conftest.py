@@ -18,9 +18,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.fixture(scope="session")
-def before(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    """N−1."""
-    return older(tmp_path_factory.mktemp("older"), COMMIT)
+def before(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """N−1. A test may name another commit."""
+    return older(tmp_path_factory.mktemp("older"), getattr(request, "param", COMMIT))
 
 
 @pytest.fixture

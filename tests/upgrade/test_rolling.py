@@ -4,9 +4,11 @@ import asyncio
 import statistics
 import time
 
+import pytest
+
 from tests.cluster.cluster import Api
 from tests.upgrade.cloud import ROLES, Cloud
-from tests.upgrade.older import Release, ours
+from tests.upgrade.older import DRAINS, Release, ours
 from tests.upgrade.traffic import RATE, Traffic
 
 QUIET_S = 3.0
@@ -58,6 +60,7 @@ def told(traffic: Traffic, count: int, seconds: float) -> str:
     )
 
 
+@pytest.mark.parametrize("before", [DRAINS], indirect=True)
 def test_each_process_is_replaced_under_load(cloud: Cloud, before: Release) -> None:
     """N−1 by N, and then N by N: a restart of every process."""
     for name in ROLES:

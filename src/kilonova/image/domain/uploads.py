@@ -157,6 +157,7 @@ class Uploads:
         come (SizeMismatch)."""
         claim = self._claim(image.id)
         kind = IMAGE if verb == "upload" else STAGED
+        landing = False
         try:
             now = self.runtime.now_us()
             if not await self._take(claim, lambda tx, until: images.begin(tx, verb, image.id, claim.token, until, now)):
@@ -165,11 +166,14 @@ class Uploads:
             try:
                 limit = await self._limit(image, announced)
                 content = await self._collect(claim, image, kind, pieces, limit, expected)
+                landing = True
                 await self._land(verb, image, claim, content)
             except Lost:
                 raise
-            except BaseException:
-                await self._take_back(claim, kind)
+            except BaseException as error:
+                # Who is cancelled at the commit does not hear of it: the row may have the bytes. `recover` looks.
+                if isinstance(error, Exception) or not landing:
+                    await self._take_back(claim, kind)
                 raise
         finally:
             self._end(claim)
