@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from kilonova.compute.model import Host, Scheduling
@@ -206,6 +207,40 @@ def test_a_runner_that_was_overtaken_after_it_asked_fails_nothing(compute: Run) 
         assert asked[:2] == [True, False]
         assert (await until(client(w), server["id"], "ACTIVE"))["OS-EXT-STS:vm_state"] == "active"
         assert len(await w.placement.allocations(service_context("test"))) == 1
+        assert len(w.network.ports) == 1
+
+    compute(story, hosts=1)
+
+
+def test_what_a_sleeper_claimed_for_a_server_in_error_is_freed(compute: Run) -> None:
+    """Another runner had given the server up meanwhile. As in seed 320174."""
+
+    async def story(w: ComputeWorld) -> None:
+        ctx, run = service_context("test"), create.run
+        kept: dict[str, Operation] = {}
+
+        async def remember(op: Operation) -> None:
+            kept[op.resource_id] = op
+            await run(w.compute, op)
+
+        verbs = {**w.compute.api_ops.verbs}
+        w.compute.api_ops.verbs = {**verbs, "create": msgspec.structs.replace(verbs["create"], run=remember)}
+        good = await boot(client(w))
+        (claimed,) = await w.placement.allocations(ctx)
+
+        async def none(request: Request) -> tuple[Host | None, Scheduling]:
+            return None, Scheduling()
+
+        w.compute.hosts.choose = none  # type: ignore[method-assign]
+        bad = (await client(w).post("/v2.1/servers", wanted())).json["server"]
+        await until(client(w), bad["id"], "ERROR")
+        held = await w.placement.allocation(ctx, good["id"])
+        assert held is not None
+        await w.placement.claim(ctx, bad["id"], held.provider_id, {"VCPU": 1}, "p1", "u1", generation=kept[bad["id"]].epoch)
+        assert len(await w.placement.allocations(ctx)) == 2
+        for server_id in (bad["id"], good["id"]):
+            await create.overtaken(w.compute, kept[server_id])
+        assert await w.placement.allocations(ctx) == (claimed,)
         assert len(w.network.ports) == 1
 
     compute(story, hosts=1)

@@ -378,11 +378,13 @@ async def _wired(c: ComputeService, op: Operation, args: CreateArgs, server: Ser
 
 async def overtaken(c: ComputeService, op: Operation) -> None:
     """A step that a sleeper made when it woke may have come after another runner, and even the server's delete, were done. What is of a
-    server that is not deleted is the other runner's too; or it is in ERROR, and its delete frees all."""
+    server that is on a host, or may get there, is the other runner's too."""
     mapping = await mappings.get(c.api_db, op.resource_id)
-    if mapping is None or mapping.deleting:
-        await _unwire(c, op, _all_turns(op))
-        await c.placement.release(op.ctx, op.resource_id, up_to=op.epoch)
+    if mapping is not None and not mapping.deleting:
+        found = await c.cells.locate(op.resource_id)
+        if found is None or found[1].state != "error" or found[1].host is not None:
+            return
+    await _free(c, op)
 
 
 def _fence(op: Operation, number: int) -> rpc.Fence:
