@@ -175,7 +175,7 @@ def test_rows_outlive_the_service(run: Run) -> None:
         await w.settle()
         assert w.service.topology.state("h1") == before
         await w.service.allocate(ctx, allocate("s2", "h1", net["id"]))
-        await w.service.wait_wired(ctx, "s2", 5)
+        await w.service.wait_wired(ctx, "s2", 15)  # agents that outlive the service are called in after five seconds
         assert len(driver.state.ports) == 2
 
     run(story)
