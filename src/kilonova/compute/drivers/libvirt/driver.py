@@ -52,6 +52,7 @@ _ACTIVE = 1
 _SHUTDOWN_ACPI = 1
 _PRESS_AGAIN_S = 10  # a guest that is still booting ignores the power button
 _HOUSEKEEPING_S = 5
+_ENDING_S, _ENDING_LOOKS = 0.5, 10
 _TOLD_S = 2  # an event of libvirt's takes milliseconds
 _LONGEST_STATE_PATH = 40  # libvirt's and our socket names take up to 67 of the 107 bytes
 
@@ -375,9 +376,16 @@ class Libvirt:
 
     async def _backed_up(self, server_id: str) -> None:
         wait_s = 0.02
-        while not await self._connection.call(snapshot.finished, server_id):
-            await asyncio.sleep(wait_s)
-            wait_s = min(1.0, wait_s * 1.5)
+        try:
+            while not await self._connection.call(snapshot.finished, server_id):
+                await asyncio.sleep(wait_s)
+                wait_s = min(1.0, wait_s * 1.5)
+        except DriverError:  # a copy fails as its guest ends, a moment before that shows
+            for _ in range(_ENDING_LOOKS):
+                if await self._connection.call(_state, server_id) is None:
+                    raise DriverError(snapshot.GONE) from None
+                await asyncio.sleep(_ENDING_S / _ENDING_LOOKS)
+            raise
 
     async def _remove(self, server_id: str) -> None:
         """End the guest, remove its files; twice is fine."""

@@ -13,7 +13,7 @@ from kilonova.compute.drivers import DriverError
 _NO_JOB = 0
 _COMPLETED = 3
 _STATS_OF_COMPLETED = 1
-_GONE = "The guest ended before its disk was copied."
+GONE = "The guest ended before its disk was copied."
 
 
 class ColdCopy:
@@ -32,7 +32,7 @@ class ColdCopy:
                 self._process.kill()
             _, said = self._process.communicate()
         if self._stopped:
-            raise DriverError(_GONE)
+            raise DriverError(GONE)
         assert self._process is not None
         if self._process.returncode != 0:
             raise DriverError("The server's disk could not be copied.", said.decode("utf-8", "replace")[-500:])
@@ -75,7 +75,7 @@ def finished(connection: Any, server_id: str) -> bool:
             return False
         stats = guest.jobStats(_STATS_OF_COMPLETED)
     except Exception as error:
-        raise DriverError(_GONE, str(error)) from error
+        raise DriverError(GONE, str(error)) from error
     if stats.get("type") != _COMPLETED:
         raise DriverError("The server's disk could not be copied.", str(stats.get("errmsg", stats)))
     return True
@@ -86,4 +86,4 @@ def abort(connection: Any, server_id: str) -> None:
     try:
         connection.lookupByUUIDString(server_id).abortJob()
     except Exception as error:
-        raise DriverError(_GONE, str(error)) from error
+        raise DriverError(GONE, str(error)) from error
