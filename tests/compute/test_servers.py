@@ -14,6 +14,7 @@ from kilonova.compute.store import servers
 from kilonova.core.context import service_context
 from kilonova.core.db import Lost
 from kilonova.core.operations import Operation
+from kilonova.placement.contract import ConsumerGone
 from kilonova.testing.asgi import Client
 from kilonova.testing.compute import ComputeWorld
 from kilonova.testing.fakes import IMAGE, NETWORK
@@ -212,8 +213,8 @@ def test_a_runner_that_was_overtaken_after_it_asked_fails_nothing(compute: Run) 
     compute(story, hosts=1)
 
 
-def test_what_a_sleeper_claimed_for_a_server_in_error_is_freed(compute: Run) -> None:
-    """Another runner had given the server up meanwhile. As in seed 320174."""
+def test_a_sleeper_claims_nothing_for_a_server_that_was_given_up(compute: Run) -> None:
+    """By another runner meanwhile. As in seeds 320174 and 330812."""
 
     async def story(w: ComputeWorld) -> None:
         ctx, run = service_context("test"), create.run
@@ -236,8 +237,8 @@ def test_what_a_sleeper_claimed_for_a_server_in_error_is_freed(compute: Run) -> 
         await until(client(w), bad["id"], "ERROR")
         held = await w.placement.allocation(ctx, good["id"])
         assert held is not None
-        await w.placement.claim(ctx, bad["id"], held.provider_id, {"VCPU": 1}, "p1", "u1", generation=kept[bad["id"]].epoch)
-        assert len(await w.placement.allocations(ctx)) == 2
+        with pytest.raises(ConsumerGone):
+            await w.placement.claim(ctx, bad["id"], held.provider_id, {"VCPU": 1}, "p1", "u1", generation=kept[bad["id"]].epoch)
         for server_id in (bad["id"], good["id"]):
             await create.overtaken(w.compute, kept[server_id])
         assert await w.placement.allocations(ctx) == (claimed,)

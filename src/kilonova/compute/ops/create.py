@@ -157,6 +157,7 @@ async def _wanted(c: ComputeService, op: Operation) -> tuple[Server, Cell | None
             await _map(c, server.id, c.cells.cell0 if homeless else cell)
         if server.host is None:  # or one that was asleep has, after its claim was taken over
             await _free(c, op)
+            await _close(c, op)
         raise Superseded(server=op.resource_id)
     return server, cell
 
@@ -429,6 +430,11 @@ async def _free(c: ComputeService, op: Operation) -> None:
     await c.placement.release(op.ctx, op.resource_id, up_to=op.epoch)
 
 
+async def _close(c: ComputeService, op: Operation) -> None:
+    """The server is in ERROR and on no host, which only its delete ends: nobody claims anything for it any more, whoever was asleep."""
+    await c.placement.release(op.ctx, op.resource_id, for_good=True)
+
+
 async def _freed(c: ComputeService, op: Operation) -> bool:
     """Whether the server's ports and claim could be given back."""
     try:
@@ -589,3 +595,5 @@ async def _fail(
         await superseded(cell, server.id, GENERATION)
     await notices.settled(c, op.ctx, cell.db, server.id, "create", error)
     await _map(c, server.id, cell)
+    if gone:
+        await _close(c, op)
