@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kilonova.core.db import Database, Transaction
-from kilonova.core.db.facade import NONE, UNMATCHED, Parameters, Row
+from kilonova.core.db import Database, Transaction, Unmatched
+from kilonova.core.db.facade import NONE, Parameters, Row
 from kilonova.core.db.opening import driver_of
 from kilonova.core.db.pool import Driver, Limits, Wire
 from kilonova.core.db.server import Server
@@ -95,10 +95,10 @@ class _PuttingOff:
 
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
-        self._put_off: list[tuple[Compiled, Any, Parameters, int | None, Exception, str]] = []
+        self._put_off: list[tuple[Compiled, Any, Parameters, int | None, Exception | None, str]] = []
 
     async def later(
-        self, statement: Any, parameters: Parameters = NONE, *, rows: int | None = None, otherwise: Exception = UNMATCHED, name: str = ""
+        self, statement: Any, parameters: Parameters = NONE, *, rows: int | None = None, otherwise: Exception | None = None, name: str = ""
     ) -> None:
         compiled = self._connection._compile(statement)
         if not all(compiled.apart(one[0]) for one in self._put_off):
@@ -124,7 +124,7 @@ class _PuttingOff:
             if compiled.writes:
                 self._connection.written.add(compiled.writes)
             if rows is not None and matched != rows:
-                raise otherwise
+                raise otherwise or Unmatched
 
     async def all(self, statement: Any, parameters: Parameters = NONE) -> list[Row]:
         await self.catch_up()

@@ -48,9 +48,6 @@ class Unmatched(Exception):
     """A statement did not find as many rows as it must."""
 
 
-UNMATCHED = Unmatched()
-
-
 class Reader(Protocol):
     """A transaction, or the database itself for committed reads."""
 
@@ -82,12 +79,12 @@ class Transaction(Reader, Protocol):
         parameters: Parameters = NONE,
         *,
         rows: int | None = None,
-        otherwise: Exception = UNMATCHED,
+        otherwise: Exception | None = None,
         name: str = "",
     ) -> None:
         """A write whose answer nobody waits for: done before the transaction's next other statement, or its commit, in one exchange with
         others of its kind that touch other tables. If nothing else locks or writes, that exchange is the transaction. The Duplicate
-        comes there, too; and `otherwise`, if other than `rows` rows matched. Where `joins`, also a SELECT (… FOR SHARE) with `rows`;
+        comes there, too; and `otherwise` (Unmatched), if other than `rows` rows matched. Where `joins`, also a SELECT (… FOR SHARE) with `rows`;
         and `name`, by which others that are put off right after it may select what it returns."""
         ...
 

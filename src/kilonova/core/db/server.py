@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from kilonova.core.db.facade import NONE, UNMATCHED, Duplicate, Lost, OutcomeUnknown, Parameters, Row, Transaction, Unfit
+from kilonova.core.db.facade import NONE, Duplicate, Lost, OutcomeUnknown, Parameters, Row, Transaction, Unfit, Unmatched
 from kilonova.core.db.pool import Driver, Limits, Link, Pool, Trouble, Wire
 from kilonova.core.db.statements import Compiled, Prepared
 from kilonova.core.db.url import Url
@@ -36,7 +36,7 @@ class _PutOff(NamedTuple):
     sql: str
     arguments: Sequence[Any]
     rows: int | None
-    otherwise: Exception
+    otherwise: Exception | None
     name: str
 
 
@@ -86,11 +86,11 @@ class _Transaction:
         return await self._write(lambda: self._wire.run(sql, arguments), compiled)
 
     async def later(
-        self, statement: Any, parameters: Parameters = NONE, *, rows: int | None = None, otherwise: Exception = UNMATCHED, name: str = ""
+        self, statement: Any, parameters: Parameters = NONE, *, rows: int | None = None, otherwise: Exception | None = None, name: str = ""
     ) -> None:
         if not self.joins:
             if await self.run(statement, parameters) != rows is not None:
-                raise otherwise
+                raise otherwise or Unmatched
             return
         compiled = self._compile(statement)
         sql, arguments = compiled.arguments(parameters)
@@ -111,7 +111,7 @@ class _Transaction:
 
     def _refusal(self, error: Exception, put_off: Sequence[_PutOff]) -> Exception:
         at = self._driver.unmatched(error)
-        return error if at is None else put_off[at].otherwise
+        return error if at is None else put_off[at].otherwise or Unmatched()
 
     @property
     def waits(self) -> bool:

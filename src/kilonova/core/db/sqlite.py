@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from kilonova.core.db.facade import NONE, UNMATCHED, Duplicate, Lost, OutcomeUnknown, Parameters, Row, Transaction
+from kilonova.core.db.facade import NONE, Duplicate, Lost, OutcomeUnknown, Parameters, Row, Transaction, Unmatched
 from kilonova.core.db.kept import Kept
 from kilonova.core.db.statements import Compiled, Prepared
 from kilonova.core.file_sync import FileSync
@@ -117,10 +117,10 @@ class _Connection:
         return cursor.rowcount
 
     async def later(
-        self, statement: Any, parameters: Parameters = NONE, *, rows: int | None = None, otherwise: Exception = UNMATCHED, name: str = ""
+        self, statement: Any, parameters: Parameters = NONE, *, rows: int | None = None, otherwise: Exception | None = None, name: str = ""
     ) -> None:
         if await self.run(statement, parameters) != rows is not None:
-            raise otherwise
+            raise otherwise or Unmatched
 
     async def many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None:
         if not parameters:

@@ -52,7 +52,7 @@ _ACTIVE = 1
 _SHUTDOWN_ACPI = 1
 _PRESS_AGAIN_S = 10  # a guest that is still booting ignores the power button
 _HOUSEKEEPING_S = 5
-_ENDING_S, _ENDING_LOOKS = 0.5, 10
+_ENDING_S, _ENDING_LOOKS = 0.5, 10  # from the end of its jobs to a guest's own
 _TOLD_S = 2  # an event of libvirt's takes milliseconds
 _LONGEST_STATE_PATH = 40  # libvirt's and our socket names take up to 67 of the 107 bytes
 
