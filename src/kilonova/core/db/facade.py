@@ -84,8 +84,8 @@ class Transaction(Reader, Protocol):
     ) -> None:
         """A write whose answer nobody waits for: done before the transaction's next other statement, or its commit, in one exchange with
         others of its kind that touch other tables. If nothing else locks or writes, that exchange is the transaction. The Duplicate
-        comes there, too; and `otherwise` (Unmatched), if other than `rows` rows matched. Where `joins`, also a SELECT (… FOR SHARE) with `rows`;
-        and `name`, by which others that are put off right after it may select what it returns."""
+        comes there, too; and `otherwise` (Unmatched), if other than `rows` rows matched. Where `joins`, also a SELECT (… FOR SHARE) with
+        `rows`; and `name`, by which others that are put off right after it may select what it returns."""
         ...
 
 
