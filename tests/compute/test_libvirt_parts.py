@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kilonova.compute.drivers import DriverError, GuestSpec, ImageSpec, NicSpec, qcow2
-from kilonova.compute.drivers.libvirt import acceleration, console, domain, files, images
+from kilonova.compute.drivers.libvirt import acceleration, console, domain, files, images, snapshot
 from kilonova.compute.drivers.libvirt.connection import ProbeCache, translate
 from kilonova.compute.drivers.libvirt.driver import Libvirt, _root_bytes, _short_alias
 
@@ -467,3 +467,53 @@ def test_a_guest_that_ends_while_it_is_counted_has_no_pid(tmp_path: Path) -> Non
     driver.embed_root = tmp_path
     driver._connection = Host()  # type: ignore[assignment]
     assert driver._pids(Host()) == [12]
+
+
+class Copied:
+    """A guest whose backup job has failed, and which is still there for as many looks."""
+
+    def __init__(self, looks: float) -> None:
+        self.looks = looks
+        self.seen = 0
+
+    def UUIDString(self) -> str:
+        return ID
+
+    def jobInfo(self) -> list[int]:
+        return [0]
+
+    def jobStats(self, flags: int) -> dict[str, Any]:
+        return {"type": 5, "errmsg": "job ended"}
+
+    def state(self) -> tuple[int, int]:
+        self.seen += 1
+        return (1, 1)
+
+
+class CopiedHost:
+    def __init__(self, guest: Copied) -> None:
+        self.guest = guest
+
+    def listAllDomains(self, flags: int) -> list[Copied]:
+        return [self.guest] if self.guest.seen < self.guest.looks else []
+
+    def lookupByUUIDString(self, server_id: str) -> Copied:
+        return self.guest
+
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(self, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("looks", "seen", "reason"),
+    [(0, 0, snapshot.GONE), (3, 3, snapshot.GONE), (float("inf"), 10, "The server's disk could not be copied.")],
+    ids=["gone by then", "gone a moment later", "still there"],
+)
+def test_a_copy_that_fails_as_its_guest_ends_says_so(looks: float, seen: int, reason: str) -> None:
+    """libvirt ends the job first and the guest a moment later: who looks between the two sees a guest that runs and a copy that failed."""
+    driver = Libvirt.__new__(Libvirt)
+    guest = Copied(looks)
+    driver._connection = CopiedHost(guest)  # type: ignore[assignment]
+    with pytest.raises(DriverError) as caught:
+        asyncio.run(driver._backed_up(ID))
+    assert caught.value.reason == reason and guest.seen == seen

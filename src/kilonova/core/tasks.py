@@ -60,7 +60,8 @@ class Tasks:
         return self.start(name, series())
 
     async def gather(self, name: str, coroutines: list[Coroutine[Any, Any, Any]], limit: int = 16) -> list[Any]:
-        """Results in the order given, at most `limit` at a time; the first error (in that order) is raised after all have ended."""
+        """Results in the order given, at most `limit` at a time; the first error (in that order) is raised after all have ended. Whoever
+        waits here and is cancelled takes them along."""
         results: list[Any] = [None] * len(coroutines)
         waiting = list(enumerate(coroutines))[::-1]
 
@@ -72,13 +73,22 @@ class Tasks:
                 except Exception as error:
                     results[at] = _Failed(error)
 
+        workers: list[asyncio.Task[Any]] = []
         try:
-            workers = [self.start(name, worker()) for _ in range(min(limit, len(coroutines)))]
+            for _ in range(min(limit, len(coroutines))):
+                workers.append(self.start(name, worker()))
+            if workers:
+                await asyncio.wait(workers)
             for task in workers:
-                await task
+                task.result()
         finally:
-            for _, coroutine in waiting:
-                coroutine.close()
+            while waiting:
+                waiting.pop()[1].close()
+            left = [task for task in workers if not task.done()]
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left)
         for result in results:
             if isinstance(result, _Failed):
                 raise result.error
