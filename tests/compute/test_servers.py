@@ -235,6 +235,8 @@ def test_a_sleeper_claims_nothing_for_a_server_that_was_given_up(compute: Run) -
         w.compute.hosts.choose = none  # type: ignore[method-assign]
         bad = (await client(w).post("/v2.1/servers", wanted())).json["server"]
         await until(client(w), bad["id"], "ERROR")
+        while await w.compute.api_ops.of(bad["id"]):  # it ends when nobody may claim any more
+            await asyncio.sleep(0.005)
         held = await w.placement.allocation(ctx, good["id"])
         assert held is not None
         with pytest.raises(ConsumerGone):
