@@ -95,6 +95,7 @@ class Probe:
         began = time.monotonic()
         left: list[str] = []
         while time.monotonic() < began + self.rest_s:
+            before = left
             try:
                 left = await self.truth.at_rest(self.load.told)
             except Exception as error:  # a connection of the time before the last fail-over
@@ -102,6 +103,9 @@ class Probe:
             if not left:
                 self.tell(f"at rest {time.monotonic() - began:.1f} s after the last request")
                 return True
+            if left != before:
+                more = f", and {len(left) - 3} more" if len(left) > 3 else ""
+                self.tell(f"not at rest yet: {'; '.join(left[:3])}{more}")
             await asyncio.sleep(2)
         self.broken += left
         return False
