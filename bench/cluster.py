@@ -100,7 +100,7 @@ async def deletes(apis: list[Process], token: str, ids: list[str], abreast: int)
         while left:
             server = left.pop()
             assert (await link.ask("DELETE", f"/v2.1/servers/{server}"))[0] == 204
-            while (await link.ask("GET", f"/v2.1/servers/{server}"))[0] != 404:
+            while (await link.ask("GET", f"/v2.1/servers/{server}"))[0] != 404:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     await asyncio.gather(*(worker(i) for i in range(abreast)))

@@ -40,6 +40,15 @@ async def until(c: Client, server_id: str, status: str) -> dict[str, Any]:
     raise AssertionError(f"still {server['status']} {server.get('fault')}")
 
 
+async def ended(w: ComputeWorld, server_id: str) -> None:
+    """No operation of the server is left: what its status does not show has been done, too."""
+    for _ in range(500):
+        if not await w.compute.api_ops.of(server_id):
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"still under way: {await w.compute.api_ops.of(server_id)}")
+
+
 async def boot(c: Client, **changes: Any) -> dict[str, Any]:
     reply = await c.post("/v2.1/servers", wanted(**changes))
     assert reply.status == 202, reply
@@ -235,8 +244,7 @@ def test_a_sleeper_claims_nothing_for_a_server_that_was_given_up(compute: Run) -
         w.compute.hosts.choose = none  # type: ignore[method-assign]
         bad = (await client(w).post("/v2.1/servers", wanted())).json["server"]
         await until(client(w), bad["id"], "ERROR")
-        while await w.compute.api_ops.of(bad["id"]):  # it ends when nobody may claim any more
-            await asyncio.sleep(0.005)
+        await ended(w, bad["id"])  # when nobody may claim any more
         held = await w.placement.allocation(ctx, good["id"])
         assert held is not None
         with pytest.raises(ConsumerGone):
@@ -303,10 +311,7 @@ def test_a_create_that_wakes_up_after_the_delete_writes_no_row(compute: Run, mon
         assert other is not None
         await w.db.transact(lambda tx: w.compute.api_ops.finish(tx, other))
         await until(client(w), server_id, "gone")
-        for _ in range(500):
-            if not await w.compute.api_ops.of(server_id):
-                break
-            await asyncio.sleep(0.005)
+        await ended(w, server_id)
         up.set()
         woken = w.compute.api_ops.running[op.id].task
         assert woken is not None
