@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kilonova.cli.explain import explain
 from kilonova.cli.failure import Failure
 from kilonova.cli.rest import Refused, Rest, _rest_of, _sentence
 from kilonova.cli.tree import COMMANDS, kilonova
+from kilonova.compute.drivers.libvirt.config import short_alias
 from kilonova.network.drivers.linux import netns
 
 
@@ -202,9 +204,11 @@ def qemu_stand_in(folder: Path, argument: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([str(program), "-c", "read -t 100", f"file={argument}"], stdin=subprocess.PIPE)
 
 
-def test_guests_of_this_state_end_and_others_live(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [Path, short_alias], ids=["by its path", "by its short name"])
+def test_guests_of_this_state_end_and_others_live(tmp_path: Path, named: Callable[[Path], Path]) -> None:
+    """A guest knows a state directory with a long path by a short one."""
     mine, other = state.prepare(tmp_path / "a"), state.prepare(tmp_path / "b")
-    guest, neighbour = qemu_stand_in(tmp_path, mine.path / "disk"), qemu_stand_in(tmp_path, other.path / "disk")
+    guest, neighbour = qemu_stand_in(tmp_path, named(mine.path) / "disk"), qemu_stand_in(tmp_path, named(other.path) / "disk")
     try:
         end = time.monotonic() + 5
         while not (forget.guests(mine) and forget.guests(other)) and time.monotonic() < end:

@@ -13,19 +13,21 @@ from pathlib import Path
 
 from kilonova.cli.failure import Failure
 from kilonova.cli.state import StateDir
+from kilonova.compute.drivers.libvirt.config import short_alias
 from kilonova.network.drivers.linux import netns
 
 PATIENCE_S = 10.0
 
 
 def guests(state: StateDir) -> list[int]:
-    """Process ids of QEMUs that work on files of this state directory."""
-    inside = os.fsencode(state.path) + b"/"
+    """Process ids of QEMUs that work on files of this state directory, under whichever of its names."""
+    inside = [os.fsencode(path) + b"/" for path in (state.path, short_alias(state.path))]
     found = []
     for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         with contextlib.suppress(OSError):
             arguments = (folder / "cmdline").read_bytes().split(b"\0")
-            if os.path.basename(arguments[0]).startswith(b"qemu-system-") and any(inside in argument for argument in arguments[1:]):
+            is_guest = os.path.basename(arguments[0]).startswith(b"qemu-system-")
+            if is_guest and any(path in argument for argument in arguments[1:] for path in inside):
                 found.append(int(folder.name))
     return found
 

@@ -1,8 +1,17 @@
 """Settings of the libvirt driver."""
 
+import hashlib
+import os
 from pathlib import Path
 
 import msgspec
+
+RUN_FOLDER = Path("/run/kilonova")
+
+
+def short_alias(state_folder: Path, run_folder: Path = RUN_FOLDER) -> Path:
+    """The name that guests know a state folder by whose own is too long for socket paths: a symbolic link."""
+    return run_folder / ("s" + hashlib.sha256(os.fsencode(state_folder)).hexdigest()[:10])
 
 
 class LibvirtConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +39,7 @@ class LibvirtConfig(msgspec.Struct, frozen=True, kw_only=True):
     probe_cache_folder: Path = Path("/var/cache/kilonova")
     kvm_device: Path = Path("/dev/kvm")
     cpuinfo: Path = Path("/proc/cpuinfo")
-    run_folder: Path = Path("/run/kilonova")
+    run_folder: Path = RUN_FOLDER
     """Where a short alias of the state folder is made when socket paths in it would be too long."""
     libvirt_threads: int = 8
     file_threads: int = 4

@@ -7,7 +7,6 @@ Verbs on one guest take turns. What a guest does by itself comes from libvirt's 
 import asyncio
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import socket
@@ -34,7 +33,7 @@ from kilonova.compute.drivers import (
     StoreImage,
 )
 from kilonova.compute.drivers.libvirt import acceleration, console, domain, files, snapshot
-from kilonova.compute.drivers.libvirt.config import LibvirtConfig
+from kilonova.compute.drivers.libvirt.config import LibvirtConfig, short_alias
 from kilonova.compute.drivers.libvirt.connection import Connection
 from kilonova.compute.drivers.libvirt.images import Base, BaseCache
 from kilonova.compute.drivers.libvirt.reaper import Reaper
@@ -540,7 +539,7 @@ def _short_alias(state_folder: Path, run_folder: Path) -> Path:
     if len(os.fsencode(folder)) <= _LONGEST_STATE_PATH:
         return folder
     run_folder.mkdir(parents=True, exist_ok=True)
-    alias = run_folder / ("s" + hashlib.sha256(os.fsencode(folder)).hexdigest()[:10])
+    alias = short_alias(folder, run_folder)
     if len(os.fsencode(alias)) > _LONGEST_STATE_PATH:
         raise DriverError("The state folder's path is too long for the guests' sockets; choose a shorter one.", str(folder))
     with contextlib.suppress(FileExistsError):
