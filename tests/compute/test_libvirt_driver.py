@@ -458,7 +458,7 @@ async def child(state: Path, options: dict[str, Any]) -> None:
             await asyncio.sleep(arguments[1])
             task.cancel()
             await asyncio.wait([task])
-            assert task.cancelled()
+            assert task.cancelled(), (arguments[1], task.exception() or task.result())
             return None
         if verb == "spawn":
             assert guest is not None

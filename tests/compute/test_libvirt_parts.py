@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 import subprocess
+import threading
 import uuid
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -18,9 +20,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kilonova.compute.drivers import DriverError, GuestSpec, ImageSpec, NicSpec, qcow2
-from kilonova.compute.drivers.libvirt import acceleration, console, domain, files, images, snapshot
+from kilonova.compute.drivers.libvirt import acceleration, console, domain, files, images, snapshot, threads
+from kilonova.compute.drivers.libvirt.config import LibvirtConfig
 from kilonova.compute.drivers.libvirt.connection import ProbeCache, translate
-from kilonova.compute.drivers.libvirt.driver import Libvirt, _root_bytes, _short_alias
+from kilonova.compute.drivers.libvirt.driver import Libvirt, _make_alias, _root_bytes
 
 ID = "00000000-0000-4000-8000-000000000001"
 GIB = 1 << 30
@@ -238,10 +241,10 @@ def test_long_state_folders_get_a_short_name(tmp_path: Path) -> None:
     run = Path("/tmp") / f"kn-{uuid.uuid4().hex[:8]}"
     long = tmp_path / ("x" * 60)
     try:
-        alias = _short_alias(long, run)
-        assert len(str(alias)) <= 40 and alias.resolve() == long.resolve() and _short_alias(long, run) == alias
+        alias = _make_alias(long, run)
+        assert len(str(alias)) <= 40 and alias.resolve() == long.resolve() and _make_alias(long, run) == alias
         with pytest.raises(DriverError, match="too long"):
-            _short_alias(long, tmp_path / ("y" * 60))
+            _make_alias(long, tmp_path / ("y" * 60))
     finally:
         shutil.rmtree(run)
 
@@ -517,3 +520,99 @@ def test_a_copy_that_fails_as_its_guest_ends_says_so(looks: float, seen: int, re
     with pytest.raises(DriverError) as caught:
         asyncio.run(driver._backed_up(ID))
     assert caught.value.reason == reason and guest.seen == seen
+
+
+def test_a_copy_that_is_cancelled_as_its_guest_ends_stays_cancelled(tmp_path: Path) -> None:
+    """The job cannot be aborted any more; who is cancelled hears of nothing else."""
+    aborted = asyncio.Event()
+
+    class Ending:
+        async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+            if function is snapshot.abort:
+                aborted.set()
+                raise DriverError(snapshot.GONE)
+            return False if function is snapshot.finished else 1
+
+    async def story() -> None:
+        driver = Libvirt(LibvirtConfig(state_folder=tmp_path))
+        driver.instances, driver._started = tmp_path, True
+        driver._records[ID] = instance(spec())
+        driver._connection = Ending()  # type: ignore[assignment]
+        copy = asyncio.create_task(driver._copy_disk(ID, tmp_path / "copy"))
+        await asyncio.sleep(0.05)
+        assert not copy.done(), copy.exception()
+        copy.cancel()
+        await asyncio.wait([copy])
+        assert aborted.is_set() and copy.cancelled()
+
+    asyncio.run(story())
+
+
+def test_who_is_cancelled_waits_for_the_call_under_way() -> None:
+    """And what has not begun never does."""
+    said: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert go_on.wait(20)
+        said.append("done")
+        raise ValueError("nobody hears it")
+
+    async def story() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            first = asyncio.create_task(threads.run(pool, slow))
+            second = asyncio.create_task(threads.run(pool, said.append, "second"))
+            await asyncio.to_thread(begun.wait, 20)
+            first.cancel()
+            second.cancel()
+            await asyncio.wait([second], timeout=20)
+            assert second.cancelled() and not first.done() and said == []
+            go_on.set()
+            await asyncio.wait([first], timeout=20)
+            assert first.cancelled() and said == ["done"]
+            begun.clear()
+            go_on.clear()
+            third = asyncio.create_task(threads.run(pool, slow, give_up=go_on.set))
+            await asyncio.to_thread(begun.wait, 20)
+            third.cancel()
+            await asyncio.wait([third], timeout=20)
+            assert third.cancelled() and said == ["done", "done"]
+            go_on.clear()
+            with pytest.raises(threads.Overdue):
+                await threads.run(pool, slow, timeout_s=0.01)
+            go_on.set()
+            assert await threads.run(pool, str, 7) == "7"
+
+    asyncio.run(story())
+
+
+def test_a_copy_of_a_disk_at_rest_ends_with_who_wanted_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """qemu-img would keep the disk locked, and its guest could not start. This one takes a minute and writes its id first."""
+    slow, said = tmp_path / "qemu-img", tmp_path / "said"
+    slow.write_text(f'#!/bin/sh\necho $$ > {said}.new; mv {said}.new {said}\nexec sleep 60\n')
+    slow.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    class Off:
+        async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+            return None  # no guest runs
+
+    async def story() -> None:
+        driver = Libvirt(LibvirtConfig(state_folder=tmp_path))
+        driver.instances, driver._started = tmp_path, True
+        driver._records[ID] = instance(spec())
+        driver._connection = Off()  # type: ignore[assignment]
+        driver._files = ThreadPoolExecutor(1)
+        copy = asyncio.create_task(driver._copy_disk(ID, tmp_path / "copy"))
+        while not said.exists():
+            await asyncio.sleep(0.01)
+            assert not copy.done(), copy.exception()
+        copy.cancel()
+        await asyncio.wait([copy], timeout=20)
+        assert copy.cancelled() and driver._copies == {}
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(said.read_text()), 0)
+        driver._files.shutdown()
+
+    asyncio.run(story())

@@ -89,7 +89,8 @@ class _Transaction:
         self, statement: Any, parameters: Parameters = NONE, *, rows: int | None = None, otherwise: Exception | None = None, name: str = ""
     ) -> None:
         if not self.joins:
-            if await self.run(statement, parameters) != rows is not None:
+            matched = await self.run(statement, parameters)
+            if rows is not None and matched != rows:
                 raise otherwise or Unmatched
             return
         compiled = self._compile(statement)

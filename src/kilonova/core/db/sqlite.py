@@ -119,7 +119,8 @@ class _Connection:
     async def later(
         self, statement: Any, parameters: Parameters = NONE, *, rows: int | None = None, otherwise: Exception | None = None, name: str = ""
     ) -> None:
-        if await self.run(statement, parameters) != rows is not None:
+        matched = await self.run(statement, parameters)
+        if rows is not None and matched != rows:
             raise otherwise or Unmatched
 
     async def many(self, statement: Prepared, parameters: Sequence[Parameters]) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kilonova.compute.drivers import DriverError
-from kilonova.compute.drivers.libvirt import half_started
+from kilonova.compute.drivers.libvirt import half_started, threads
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -241,21 +241,14 @@ class Connection:
         return await self._in_pool(function, self._connection, *arguments, timeout_s=timeout_s)
 
     async def _in_pool(self, function: Callable[..., T], *arguments: Any, timeout_s: float) -> T:
-        """A call that is under way is waited for even when the caller is cancelled: what it did must be known."""
         assert self._pool is not None
-        future = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
         try:
-            done, _ = await asyncio.wait([future], timeout=timeout_s)
-        except asyncio.CancelledError:
-            await asyncio.wait([future], timeout=timeout_s)
-            raise
-        if not done:
-            name = getattr(function, "__name__", str(function))
-            raise DriverError("The hypervisor did not answer in time.", f"{name} took over {timeout_s} s")
-        try:
-            return future.result()
+            return await threads.run(self._pool, function, *arguments, timeout_s=timeout_s)
         except (DriverError, asyncio.CancelledError):
             raise
+        except threads.Overdue:
+            name = getattr(function, "__name__", str(function))
+            raise DriverError("The hypervisor did not answer in time.", f"{name} took over {timeout_s} s") from None
         except Exception as error:
             raise translate(error) from error
 

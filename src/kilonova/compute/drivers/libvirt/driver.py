@@ -32,7 +32,7 @@ from kilonova.compute.drivers import (
     PowerState,
     StoreImage,
 )
-from kilonova.compute.drivers.libvirt import acceleration, console, domain, files, snapshot
+from kilonova.compute.drivers.libvirt import acceleration, console, domain, files, snapshot, threads
 from kilonova.compute.drivers.libvirt.config import LibvirtConfig, short_alias
 from kilonova.compute.drivers.libvirt.connection import Connection
 from kilonova.compute.drivers.libvirt.images import Base, BaseCache
@@ -79,7 +79,7 @@ class Libvirt:
     async def start(self, on_event: OnEvent) -> None:
         c = self.config
         self._files = ThreadPoolExecutor(c.file_threads, "guest-files")
-        self.state_folder = await self._blocking(_short_alias, c.state_folder, c.run_folder)
+        self.state_folder = await self._blocking(_make_alias, c.state_folder, c.run_folder)
         self.instances = self.state_folder / "instances"
         self.snapshots = self.instances / "_snapshots"
         self.embed_root = self.state_folder / "libvirt"
@@ -131,8 +131,8 @@ class Libvirt:
             left.unlink()
         self._bases.start()
 
-    async def _blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._files, function, *arguments)
+    async def _blocking(self, function: Callable[..., Any], *arguments: Any, give_up: Callable[[], None] | None = None) -> Any:
+        return await threads.run(self._files, function, *arguments, give_up=give_up)
 
     async def _keep_house(self) -> None:
         while True:
@@ -362,7 +362,7 @@ class Libvirt:
             if await self._connection.call(_state, server_id) is None:
                 copy = self._copies[server_id] = snapshot.ColdCopy(source, root.format, target)
                 try:
-                    await self._blocking(copy.run)
+                    await self._blocking(copy.run, give_up=copy.stop)
                 finally:
                     del self._copies[server_id]
                 return
@@ -370,7 +370,8 @@ class Libvirt:
         try:
             await self._backed_up(server_id)
         except asyncio.CancelledError:
-            await asyncio.shield(self._connection.call(snapshot.abort, server_id))
+            with contextlib.suppress(DriverError):  # the copy has ended, or its guest: who was cancelled hears of nothing else
+                await asyncio.shield(self._connection.call(snapshot.abort, server_id))
             raise
 
     async def _backed_up(self, server_id: str) -> None:
@@ -532,7 +533,7 @@ def _root_bytes(spec: GuestSpec, base: Base | None) -> int:
     return wanted or needed or 1 << 30
 
 
-def _short_alias(state_folder: Path, run_folder: Path) -> Path:
+def _make_alias(state_folder: Path, run_folder: Path) -> Path:
     """Sockets have at most 107 bytes of path: a long state folder is used through a short symbolic link."""
     folder = state_folder.absolute()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -82,7 +82,7 @@ def finished(connection: Any, server_id: str) -> bool:
 
 
 def abort(connection: Any, server_id: str) -> None:
-    """Fine if there is no job any more."""
+    """Raises DriverError when there is no job any more, or no guest."""
     try:
         connection.lookupByUUIDString(server_id).abortJob()
     except Exception as error:
