@@ -1,6 +1,7 @@
 """The libvirt driver's parts that need neither root nor libvirt: XML, records, disks, base images, console, KVM's verdict."""
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -616,3 +617,57 @@ def test_a_copy_of_a_disk_at_rest_ends_with_who_wanted_it(tmp_path: Path, monkey
         driver._files.shutdown()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["failed", "cancelled"])
+def test_a_build_says_why_it_ended_even_if_its_files_stay(
+    cancelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk is full, or the caller gone, and then the files cannot be removed either."""
+    removals: list[Path] = []
+    making, go_on = threading.Event(), threading.Event()
+
+    def remove_guest(folder: Path, _log_file: Path | None) -> None:
+        removals.append(folder)
+        if len(removals) > 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def make_root(*_: Any) -> None:
+        making.set()
+        assert go_on.wait(20)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Off:
+        embedded = False
+
+        async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+            return None  # no guest runs
+
+    async def fetch(_image_id: str, _path: str) -> None:
+        raise AssertionError("there is no image")
+
+    async def story() -> None:
+        driver = Libvirt(LibvirtConfig(state_folder=tmp_path, virt_type="qemu"))
+        driver.instances, driver._started, driver._machines = tmp_path, True, OFFERED
+        driver._acceleration = acceleration.probe(tmp_path / "none", tmp_path / "none")
+        driver._connection = Off()  # type: ignore[assignment]
+        driver._files = ThreadPoolExecutor(1)
+        build = asyncio.create_task(driver.spawn(spec(), fetch))
+        await asyncio.to_thread(making.wait, 20)
+        if cancelled:
+            build.cancel()
+            await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.wait([build], timeout=20)
+        assert len(removals) == 2
+        if cancelled:
+            assert build.cancelled()
+        else:
+            error = build.exception()
+            assert isinstance(error, DriverError) and error.reason == "The host has no disk space left."
+        driver._files.shutdown()
+
+    monkeypatch.setattr(files, "remove_guest", remove_guest)
+    monkeypatch.setattr(files, "make_root", make_root)
+    asyncio.run(story())
+    assert "Input/output error" in caplog.text

@@ -207,7 +207,10 @@ class Libvirt:
             try:
                 return await self._run(await self._make(spec, machine, fetch_image))
             except BaseException:
-                await asyncio.shield(self._remove(spec.server_id))
+                try:
+                    await asyncio.shield(self._remove(spec.server_id))
+                except DriverError as error:  # why there is no guest matters more; whoever asked destroys it and hears of this then
+                    log.warning("what a failed build of %s left stays for now: %s %s", spec.server_id, error.reason, error.detail)
                 raise
 
     async def destroy(self, server_id: str) -> None:
